@@ -1,0 +1,160 @@
+"""Our checkpoint folder: config.json, model.safetensors and, if there is a tokenizer, tokenizer.json.
+
+Only JSON and safetensors are ever read, so loading runs no code from the folder. Shapes in the header are compared with
+the config before anything is allocated. It does not know other projects' layouts; `expected_shapes` is what a map from
+their tensor names has to fill.
+"""
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import MISSING, asdict, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from dllm_reference_model.model import Config, Transformer
+from dllm_reference_model.tokenizer import Tokenizer
+
+FORMAT = "dllm-reference-model/1"
+CONFIG, WEIGHTS, TOKENIZER = "config.json", "model.safetensors", "tokenizer.json"
+_FLOATS = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+
+
+class CheckpointError(ValueError):
+    """A checkpoint folder that cannot be used; the message names the file or tensor, what was found and what is needed."""
+
+
+def save(model: Transformer, folder: str | Path, *, dtype: torch.dtype | None = None) -> None:
+    """Write a checkpoint folder; each file is replaced whole, never left half written. dtype None: as the model is."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    state = {name: tensor.detach().to("cpu", dtype).contiguous() for name, tensor in model.state_dict().items()}
+    config = {"format": FORMAT, **asdict(model.config)}
+    with replacing(folder / WEIGHTS) as path:
+        save_file(state, path, metadata={"format": "pt"})
+    with replacing(folder / CONFIG) as path:
+        path.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    if isinstance(model.tokenizer, Tokenizer):
+        with replacing(folder / TOKENIZER) as path:
+            model.tokenizer.save(path)
+
+
+def load(
+    folder: str | Path, *, device: str | torch.device = "cpu", dtype: torch.dtype | None = None
+) -> Transformer:
+    """Read a checkpoint folder straight to a device and dtype (None: as stored), ready for decoding.
+
+    Raises CheckpointError for a missing, torn or wrong file.
+    """
+    folder = Path(folder)
+    config = read_config(folder / CONFIG)
+    tokenizer = _read_tokenizer(folder / TOKENIZER, config) if (folder / TOKENIZER).exists() else None
+    with torch.device("meta"):  # no memory, no initial values
+        model = Transformer(config, tokenizer)
+    state = _read_weights(folder / WEIGHTS, expected_shapes(model), torch.device(device), dtype)
+    model.load_state_dict(state, assign=True)
+    return model.eval().requires_grad_(False)
+
+
+def expected_shapes(model: Transformer) -> dict[str, tuple[int, ...]]:
+    """Name and shape of every tensor that a model of this config needs."""
+    return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+
+
+def read_config(path: Path) -> Config:
+    """The config in a config.json of our own format."""
+    try:
+        found = json.loads(_existing(path).read_text(encoding="utf-8"))
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise CheckpointError(f"{path} is not JSON ({error}), expected a model config") from None
+    if not isinstance(found, dict) or found.pop("format", None) != FORMAT:
+        raise CheckpointError(f'{path} is not a config of this package, expected an object with "format": "{FORMAT}"')
+    known = {field.name: field for field in fields(Config)}
+    for name in found:
+        if name not in known:
+            raise CheckpointError(f"{path} has the unknown field {name!r}, expected only {', '.join(known)}")
+    for name, field in known.items():
+        if name in found:
+            found[name] = _typed(path, name, found[name], field.type)
+        elif field.default is MISSING:
+            raise CheckpointError(f"{path} has no field {name!r}, which is needed")
+    try:
+        return Config(**found)
+    except ValueError as error:
+        raise CheckpointError(f"{path}: {error}") from None
+
+
+def _typed(path: Path, name: str, value: Any, kind: Any) -> Any:
+    """A JSON value as the config field's type."""
+    if kind is bool and isinstance(value, bool):
+        return value
+    if kind is int and isinstance(value, int) and not isinstance(value, bool):
+        return value
+    if kind is float and isinstance(value, int | float) and not isinstance(value, bool):
+        return float(value)
+    if kind == tuple[int, ...] and isinstance(value, list) and all(type(item) is int for item in value):
+        return tuple(value)
+    wanted = {bool: "true or false", int: "a whole number", float: "a number"}.get(kind, "a list of whole numbers")
+    raise CheckpointError(f"{path}: {name} is {value!r}, expected {wanted}")
+
+
+def _read_tokenizer(path: Path, config: Config) -> Tokenizer:
+    try:
+        tokenizer = Tokenizer.load(path)
+    except (ValueError, OSError) as error:
+        raise CheckpointError(f"{path}: {error}") from None
+    if tokenizer.vocab_size > config.vocab_size:
+        raise CheckpointError(
+            f"{path} has {tokenizer.vocab_size} tokens, expected at most the config's vocab_size {config.vocab_size}"
+        )
+    return tokenizer
+
+
+def _read_weights(
+    path: Path, expected: Mapping[str, tuple[int, ...]], device: torch.device, dtype: torch.dtype | None
+) -> dict[str, Tensor]:
+    try:
+        with safe_open(_existing(path), framework="pt", device=str(device)) as file:
+            found = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+            _check_header(path, {n: (tuple(s.get_shape()), s.get_dtype()) for n, s in found.items()}, expected)
+            return {name: file.get_tensor(name).to(dtype) for name in expected}
+    except SafetensorError as error:
+        raise CheckpointError(f"{path} is torn or not a safetensors file ({error})") from None
+
+
+def _check_header(
+    path: Path, found: Mapping[str, tuple[tuple[int, ...], str]], expected: Mapping[str, tuple[int, ...]]
+) -> None:
+    for name, shape in expected.items():
+        if name not in found:
+            raise CheckpointError(f"{path} has no tensor {name}, expected one of shape {list(shape)}")
+        if found[name][0] != shape:
+            raise CheckpointError(f"{path}: tensor {name} has shape {list(found[name][0])}, expected {list(shape)}")
+        if found[name][1] not in _FLOATS:
+            raise CheckpointError(f"{path}: tensor {name} is {found[name][1]}, expected one of {', '.join(_FLOATS)}")
+    for name in found:
+        if name not in expected:
+            raise CheckpointError(f"{path} has the tensor {name}, which this config does not have")
+
+
+def _existing(path: Path) -> Path:
+    if not path.is_file():
+        raise CheckpointError(f"{path} does not exist, expected a checkpoint folder with {CONFIG} and {WEIGHTS}")
+    return path
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary path that becomes `path` in one step if nothing fails."""
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        yield draft
+        os.replace(draft, path)
+    finally:
+        draft.unlink(missing_ok=True)
