@@ -1,0 +1,132 @@
+"""From what a user passes to the canvas: prompts, masks to generate, positions to fill in. Knows no scheduler.
+
+Rows start at column 0 and differ in length; the columns past a row's end are dead: never fed, never open.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple, TypeAlias
+
+import torch
+from torch import Tensor
+
+from dllm_sdk.errors import ConfigError
+from dllm_sdk.model import Model
+
+Prompt: TypeAlias = str | Sequence[int] | Tensor
+Prompts: TypeAlias = Prompt | Sequence[Prompt]
+OpenMask: TypeAlias = Sequence[bool] | Tensor
+
+
+class Canvas(NamedTuple):
+    """What decoding starts from."""
+
+    tokens: Tensor  # int64 [B, L]  prompt ids, then the mask id; 0 on dead columns
+    open: Tensor  # bool [B, L]  what is to be generated
+    length: Tensor  # int64 [B]  the row's own length
+    seed: Tensor  # int64 [B]
+
+
+class _Row(NamedTuple):
+    tokens: Tensor
+    open: Tensor
+    seed: int
+
+
+def build_canvas(
+    model: Model,
+    prompt: Prompts,
+    *,
+    gen_length: int | Sequence[int],
+    open: OpenMask | Sequence[OpenMask] | None = None,
+    samples: int = 1,
+    seed: int = 0,
+) -> Canvas:
+    """One row per prompt and sample: the prompt, then `gen_length` masks.
+
+    `open` marks prompt positions that are generated too (infilling; what stands there is ignored): bool, as long as
+    the prompt; a list of them for a list of prompts. Sample i of a prompt has seed + i. Raises ConfigError.
+    """
+    prompts = [_ids(model, p, f"prompt {i}") for i, p in enumerate(_as_list(prompt))]
+    lengths = [gen_length] * len(prompts) if isinstance(gen_length, int) else list(gen_length)
+    opens = _opens(prompts, open, single=_is_single(prompt))
+    if len(lengths) != len(prompts):
+        raise ConfigError(f"gen_length has {len(lengths)} entries for {len(prompts)} prompts: give one, or one each")
+    if samples < 1:
+        raise ConfigError(f"samples must be >= 1, got {samples}")
+    rows = [
+        _row(model, ids, mask, gen_length=length, seed=seed + sample, name=f"prompt {i}")
+        for i, (ids, mask, length) in enumerate(zip(prompts, opens, lengths, strict=True))
+        for sample in range(samples)
+    ]
+    return _stack(rows, model.device)
+
+
+def _is_single(prompt: Prompts) -> bool:
+    if isinstance(prompt, Tensor):
+        return prompt.dim() == 1
+    return isinstance(prompt, str) or (len(prompt) > 0 and isinstance(prompt[0], int))
+
+
+def _as_list(prompt: Prompts) -> list[Prompt]:
+    prompts = [prompt] if _is_single(prompt) else list(prompt)
+    if not prompts:
+        raise ConfigError("prompt is an empty list: give a text, token ids, or a list of either")
+    return prompts  # type: ignore[return-value]
+
+
+def _ids(model: Model, prompt: Prompt, name: str) -> Tensor:
+    if isinstance(prompt, str):
+        if model.tokenizer is None:
+            raise ConfigError(f"{name} is a text, but the model has no tokenizer: give token ids")
+        prompt = model.tokenizer.encode(prompt)
+    ids = torch.as_tensor(prompt)
+    if ids.numel() == 0:
+        ids = ids.long()
+    if ids.dim() != 1 or ids.dtype not in (torch.int64, torch.int32):
+        raise ConfigError(f"{name} must be a text or a flat list of token ids, got {str(prompt)[:60]!r}")
+    ids = ids.long().cpu()
+    if ids.numel() and not 0 <= int(ids.min()) <= int(ids.max()) < model.vocab_size:
+        raise ConfigError(f"{name} has token ids outside 0..{model.vocab_size - 1}: {int(ids.min())}..{int(ids.max())}")
+    return ids
+
+
+def _opens(prompts: list[Tensor], open: OpenMask | Sequence[OpenMask] | None, *, single: bool) -> list[Tensor]:
+    if open is None:
+        return [torch.zeros(len(ids), dtype=torch.bool) for ids in prompts]
+    masks = [torch.as_tensor(mask).cpu() for mask in ([open] if single else open)]
+    if len(masks) != len(prompts):
+        raise ConfigError(f"open has {len(masks)} masks for {len(prompts)} prompts: give one per prompt")
+    for i, (ids, mask) in enumerate(zip(prompts, masks, strict=True)):
+        if mask.shape != ids.shape or mask.dtype != torch.bool:
+            raise ConfigError(
+                f"open for prompt {i} must be {len(ids)} bools, one per prompt token, "
+                f"got {mask.dtype} of shape {tuple(mask.shape)}"
+            )
+    return masks
+
+
+def _row(model: Model, ids: Tensor, open: Tensor, *, gen_length: int, seed: int, name: str) -> _Row:
+    if gen_length < 0 or (gen_length == 0 and not open.any()):
+        raise ConfigError(f"gen_length must be >= 1 (or 0 with `open` positions to fill in), got {gen_length}")
+    total = len(ids) + gen_length
+    if model.max_length is not None and total > model.max_length:
+        raise ConfigError(
+            f"{name} has {len(ids)} tokens and asks for {gen_length} more, "
+            f"but the model's context holds {model.max_length}: shorten one of them"
+        )
+    tokens = torch.cat([ids.masked_fill(open, model.mask_id), torch.full((gen_length,), model.mask_id)])
+    return _Row(tokens, torch.cat([open, torch.ones(gen_length, dtype=torch.bool)]), seed)
+
+
+def _stack(rows: list[_Row], device: torch.device) -> Canvas:
+    width = max(len(row.tokens) for row in rows)
+    tokens = torch.zeros(len(rows), width, dtype=torch.int64)
+    open = torch.zeros(len(rows), width, dtype=torch.bool)
+    for i, row in enumerate(rows):
+        tokens[i, : len(row.tokens)] = row.tokens
+        open[i, : len(row.tokens)] = row.open
+    length = torch.tensor([len(row.tokens) for row in rows])
+    seed = torch.tensor([row.seed for row in rows])
+    return Canvas(tokens.to(device), open.to(device), length.to(device), seed.to(device))

@@ -1,0 +1,112 @@
+"""What a scheduler may hand back to the loop: shapes, dtypes, devices, and state that joins and leaves a batch.
+
+State is a tuple (of tuples) of tensors that lead with B, so rows can be taken and merged without knowing what it means.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from dllm_sdk.errors import SchedulerError
+from dllm_sdk.scheduler import Decision, Scheduler
+
+
+def check_tensor(scheduler: Scheduler[Any], name: str, value: object, like: Tensor) -> None:
+    """Raise SchedulerError unless `value` is a tensor of the shape, dtype and device of `like`."""
+    if not isinstance(value, Tensor):
+        raise SchedulerError(f"{scheduler!r}: {name} must be a tensor, got {type(value).__name__}")
+    if value.shape != like.shape or value.dtype != like.dtype or value.device != like.device:
+        raise SchedulerError(
+            f"{scheduler!r}: {name} must be {like.dtype} {list(like.shape)} on {like.device}, "
+            f"got {value.dtype} {list(value.shape)} on {value.device}"
+        )
+
+
+def check_pair(scheduler: Scheduler[Any], name: str, value: object) -> None:
+    """Raise SchedulerError unless a method returned (what, state)."""
+    if not isinstance(value, tuple) or len(value) != 2 or isinstance(value, Decision):
+        raise SchedulerError(f"{scheduler!r}: {name} must return a pair (result, state), got {type(value).__name__}")
+
+
+def check_state(scheduler: Scheduler[Any], state: object, rows: int, where: str = "state") -> None:
+    """Raise SchedulerError unless every leaf of a fresh state is a tensor that leads with `rows`."""
+    if isinstance(state, tuple):
+        for i, leaf in enumerate(state):
+            check_state(scheduler, leaf, rows, f"{where}[{i}]")
+    elif not isinstance(state, Tensor):
+        raise SchedulerError(f"{scheduler!r}: {where} must be a tuple of tensors, got {type(state).__name__}")
+    elif state.dim() == 0 or state.shape[0] != rows:
+        raise SchedulerError(f"{scheduler!r}: {where} must lead with the {rows} rows, got shape {list(state.shape)}")
+
+
+def merge_state(scheduler: Scheduler[Any], name: str, old: Any, new: Any, who: Tensor | None = None) -> Any:
+    """The new state for the rows in `who` (bool [B]; None: all), the old one for the others; both of one structure."""
+    if isinstance(old, tuple):
+        if not isinstance(new, tuple) or len(new) != len(old):
+            raise SchedulerError(f"{scheduler!r}: {name} must be a tuple of {len(old)}, as init made it, got {new!r}")
+        pairs = zip(old, new, strict=True)
+        return tuple(merge_state(scheduler, f"{name}[{i}]", a, b, who) for i, (a, b) in enumerate(pairs))
+    check_tensor(scheduler, name, new, old)
+    return new if who is None else torch.where(who.view(-1, *[1] * (old.dim() - 1)), new, old)
+
+
+def map_tensors(function: Callable[[Tensor], Tensor], tree: Any) -> Any:
+    """Apply a function to every tensor of a (named) tuple of tuples."""
+    if isinstance(tree, Tensor):
+        return function(tree)
+    parts = [map_tensors(function, part) for part in tree]
+    return type(tree)(*parts) if hasattr(tree, "_fields") else tuple(parts)
+
+
+class Applied(NamedTuple):
+    """A `Decision` cut to what the protocol allows, with every field filled in."""
+
+    commit: Tensor  # bool [B, L]
+    tokens: Tensor  # int64 [B, L]  what commit and edit write
+    remask: Tensor  # bool [B, L]
+    edit: Tensor  # bool [B, L]
+    hold: Tensor  # bool [B]
+    stop: Tensor  # bool [B]
+
+
+def allowed(
+    scheduler: Scheduler[Any],
+    wish: Decision,
+    *,
+    open: Tensor,
+    committed: Tensor,
+    draft: Tensor,
+    vocab_size: int,
+    mask_id: int,
+) -> Applied:
+    """The decision cut to what the protocol allows, without a host read.
+
+    open, committed bool [B, L]: what may commit, and what may be remasked or edited (only if it `revises`); draft int64
+    [B, L]: written wherever `wish.tokens` is absent, the mask id or no token at all.
+    """
+    if not isinstance(wish, Decision):
+        raise SchedulerError(f"{scheduler!r}: select must return (Decision, state), got {type(wish).__name__}")
+    per_row = open[:, 0]
+    for name, like in zip(Decision._fields, (open, draft, open, open, per_row, per_row), strict=True):
+        value = getattr(wish, name)
+        if value is not None or name == "commit":
+            check_tensor(scheduler, f"Decision.{name}", value, like)
+    nowhere, nobody = torch.zeros_like(open), torch.zeros_like(per_row)
+    revises = scheduler.revises
+    remask = wish.remask & committed if revises and wish.remask is not None else nowhere
+    tokens = draft
+    if wish.tokens is not None:
+        sound = (wish.tokens >= 0) & (wish.tokens < vocab_size) & (wish.tokens != mask_id)
+        tokens = torch.where(sound, wish.tokens, draft)
+    return Applied(
+        commit=wish.commit & open,
+        tokens=tokens,
+        remask=remask,
+        edit=wish.edit & committed & ~remask if revises and wish.edit is not None else nowhere,
+        hold=wish.hold if revises and wish.hold is not None else nobody,
+        stop=wish.stop if wish.stop is not None else nobody,
+    )

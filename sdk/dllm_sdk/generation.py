@@ -1,0 +1,74 @@
+"""`generate`: the loop run to its end, and what is left of it. Knows the steps, not how they are made."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dllm_sdk.caching import NoCache
+from dllm_sdk.canvas import OpenMask, Prompts, build_canvas
+from dllm_sdk.decode import run
+from dllm_sdk.model import Model
+from dllm_sdk.sampling import Sampler
+from dllm_sdk.scheduler import Scheduler
+
+
+@dataclass
+class Generation:
+    """One entry per row, in the order of the prompts (and samples)."""
+
+    tokens: list[Tensor] = field(repr=False)  # int64 [length]  the whole canvas, prompt included
+    text: list[str | None]  # from the first generated position up to EOS; None without a tokenizer
+    generated: list[int]  # tokens generated, up to and including the first EOS
+    nfe: list[int]  # forward passes
+    refreshes: list[int]  # those that recomputed a cache
+    fed: list[int]  # positions computed
+    seconds: list[float]  # from the call until the row was done
+
+
+def generate(
+    model: Model,
+    prompt: Prompts,
+    scheduler: Scheduler[Any],
+    *,
+    gen_length: int | Sequence[int],
+    open: OpenMask | Sequence[OpenMask] | None = None,
+    samples: int = 1,
+    cache: NoCache = NoCache(),  # noqa: B008  frozen
+    sampler: Sampler = Sampler(),  # noqa: B008  frozen
+    seed: int = 0,
+    stop_at_eos: bool = True,
+    max_idle: int = 32,
+) -> Generation:
+    """Decode to the end. Arguments and errors are those of `decode`."""
+    start = time.perf_counter()
+    canvas = build_canvas(model, prompt, gen_length=gen_length, open=open, samples=samples, seed=seed)
+    rows = len(canvas.length)
+    seconds, ends, counts = [0.0] * rows, [canvas.tokens[0]] * rows, [[0, 0, 0]] * rows
+    options = {"cache": cache, "sampler": sampler, "stop_at_eos": stop_at_eos, "max_idle": max_idle}
+    for step in run(model, canvas, scheduler, **options):  # type: ignore[arg-type]
+        table = torch.stack([step.rows, step.done.long(), step.nfe, step.refreshes, step.fed], dim=1).tolist()
+        for i, (row, done, *count) in enumerate(table):
+            if done:
+                seconds[row], ends[row], counts[row] = time.perf_counter() - start, step.tokens[i], count
+    lengths, opens = canvas.length.tolist(), canvas.open.cpu()
+    tokens = [end[:length].cpu() for end, length in zip(ends, lengths, strict=True)]
+    read = [_read(model, row, opens[i, : lengths[i]]) for i, row in enumerate(tokens)]
+    nfe, refreshes, fed = (list(column) for column in zip(*counts, strict=True))
+    return Generation(tokens, [text for text, _ in read], [n for _, n in read], nfe, refreshes, fed, seconds)
+
+
+def _read(model: Model, tokens: Tensor, generated: Tensor) -> tuple[str | None, int]:
+    """The text of a row from its first generated position up to EOS, and how many tokens were generated for it."""
+    positions = generated.nonzero()[:, 0].tolist()
+    stops = [position for position in positions if int(tokens[position]) in model.eos_ids]
+    end = stops[0] if stops else len(tokens)
+    count = sum(position <= end for position in positions)
+    if model.tokenizer is None:
+        return None, count
+    return model.tokenizer.decode(tokens[positions[0] : end].tolist()), count

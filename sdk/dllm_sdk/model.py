@@ -1,0 +1,186 @@
+"""What the loop needs of a model, and how any callable becomes one. Knows no architecture.
+
+A model is anything with these attributes; it need not inherit. What the loop reads through `shift`: logits of lane w
+predict the position of the lane itself (0, LLaDA) or the one after it (1, Dream).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from dataclasses import field
+from typing import Any, Protocol, TypeVar, get_type_hints
+
+import torch
+from torch import Tensor
+
+from dllm_sdk.errors import ConfigError, ModelError
+from dllm_sdk.scheduler import Scheduler, TokenIds
+
+
+class Tokenizer(Protocol):
+    """Text to ids and back. transformers' tokenizers fit; `tokenizers.Tokenizer` needs two one-line methods."""
+
+    def encode(self, text: str) -> list[int]:
+        """The ids of a text."""
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of ids."""
+
+
+class Store(Protocol):
+    """Keys and values of a batch, [B, H, S, D] per layer."""
+
+    def take(self, rows: Tensor) -> Store:
+        """A copy of some rows, int64 [n]."""
+
+    def put(self, rows: Tensor, part: Store) -> None:
+        """Write a part back into these rows."""
+
+
+class Model(Protocol):
+    """What `decode` needs."""
+
+    @property
+    def mask_id(self) -> int:
+        """The mask token."""
+
+    @property
+    def eos_ids(self) -> tuple[int, ...]:
+        """Tokens that end an answer; the first one fills. Empty: no early stop."""
+
+    @property
+    def vocab_size(self) -> int:
+        """V."""
+
+    @property
+    def shift(self) -> int:
+        """0: the hidden state at i predicts token i. 1: it predicts token i + 1."""
+
+    @property
+    def block_causal(self) -> bool:
+        """Whether a position may only attend to its own block and those before it."""
+
+    @property
+    def max_length(self) -> int | None:
+        """The longest canvas the model takes; None: no limit."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where the canvas lives."""
+
+    @property
+    def tokenizer(self) -> Any:
+        """A `Tokenizer`, or None."""
+
+    def forward(self, tokens: Tensor, positions: Tensor, store: Any, key_mask: Tensor | None) -> Tensor:
+        """Hidden states [B, Q, D] of tokens int64 [B, Q] at positions int64 [B, Q].
+
+        key_mask bool [B, Q or 1, S]: which keys a query may see; None: all. S is Q without a store.
+        """
+
+    def head(self, hidden: Tensor) -> Tensor:
+        """Logits [B, W, V] of hidden states [B, W, D]."""
+
+    def new_store(self, rows: int, slots: int) -> Any:
+        """An empty `Store`."""
+
+
+@dataclasses.dataclass(frozen=True)
+class CallableModel:
+    """A function `tokens int64 [n, length] -> logits [n, length, V]` as a model; made by `wrap`."""
+
+    function: Callable[[Tensor], Tensor]
+    mask_id: int
+    vocab_size: int
+    eos_ids: tuple[int, ...] = ()
+    shift: int = 0
+    max_length: int | None = None
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    tokenizer: Any = None
+    block_causal: bool = field(default=False, init=False)
+
+    def forward(self, tokens: Tensor, positions: Tensor, store: Any, key_mask: Tensor | None) -> Tensor:
+        """The function's logits. It sees no key mask: rows of equal length run together, others one after another."""
+        rows, width = tokens.shape
+        lengths = [width] * rows if key_mask is None else key_mask[:, 0].sum(1).tolist()
+        logits: Tensor | None = None
+        for length in sorted(set(lengths)):
+            group = torch.tensor([row for row in range(rows) if lengths[row] == length], device=tokens.device)
+            part = self._call(tokens[group, :length])
+            if logits is None:
+                logits = part.new_zeros(rows, width, self.vocab_size)
+            logits[group, :length] = part
+        if logits is None:
+            raise ModelError("the model was called with an empty batch")
+        return logits
+
+    def _call(self, tokens: Tensor) -> Tensor:
+        logits = self.function(tokens)
+        expected = (*tokens.shape, self.vocab_size)
+        if not isinstance(logits, Tensor) or tuple(logits.shape) != expected:
+            got = f"shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else type(logits).__name__
+            raise ModelError(f"the wrapped callable must return logits of shape {expected} for these tokens, got {got}")
+        return logits
+
+    def head(self, hidden: Tensor) -> Tensor:
+        """The function already gave logits."""
+        return hidden
+
+    def new_store(self, rows: int, slots: int) -> Any:
+        """A callable has no keys to store."""
+        raise ConfigError("a wrapped callable has no keys and values to cache: use NoCache()")
+
+
+def wrap(
+    function: Callable[[Tensor], Tensor],
+    *,
+    mask_id: int,
+    vocab_size: int,
+    eos_ids: tuple[int, ...] = (),
+    shift: int = 0,
+    max_length: int | None = None,
+    device: str | torch.device = "cpu",
+    tokenizer: Tokenizer | None = None,
+) -> CallableModel:
+    """Make a model of any callable `tokens int64 [n, length] -> logits [n, length, V]`. It cannot use a cache."""
+    return CallableModel(function, mask_id, vocab_size, eos_ids, shift, max_length, torch.device(device), tokenizer)
+
+
+def tokens_containing(tokenizer: Tokenizer, text: str, vocab_size: int) -> tuple[int, ...]:
+    """All ids whose own text contains `text`: one newline id for LLaDA, a family of them for Dream."""
+    return tuple(i for i in range(vocab_size) if text in tokenizer.decode([i]))
+
+
+S = TypeVar("S", bound="Scheduler[Any]")
+
+
+def bind(scheduler: S, model: Model) -> S:
+    """The scheduler with the strings of its `TokenIds` fields resolved by the model's tokenizer, parts included."""
+    if not dataclasses.is_dataclass(scheduler):
+        return scheduler
+    hints = get_type_hints(type(scheduler), include_extras=True)
+    changes: dict[str, Any] = {}
+    for item in dataclasses.fields(scheduler):
+        value = getattr(scheduler, item.name)
+        if isinstance(value, Scheduler):
+            changes[item.name] = bind(value, model)
+        elif hints.get(item.name) == TokenIds:
+            changes[item.name] = _resolve(f"{type(scheduler).__name__}.{item.name}", value, model)
+    changed = any(new != getattr(scheduler, name) for name, new in changes.items())
+    return dataclasses.replace(scheduler, **changes) if changed else scheduler
+
+
+def _resolve(field: str, value: str | tuple[int | str, ...], model: Model) -> tuple[int, ...]:
+    ids: list[int] = []
+    for item in (value,) if isinstance(value, str) else value:
+        if isinstance(item, int):
+            found: tuple[int, ...] = (item,)
+        elif model.tokenizer is None:
+            raise ConfigError(f"{field} holds the text {item!r}, but the model has no tokenizer: give token ids")
+        else:
+            found = tokens_containing(model.tokenizer, item, model.vocab_size)
+            if not found:
+                raise ConfigError(f"{field}: no token of the model's tokenizer contains {item!r}")
+        ids.extend(found)
+    return tuple(ids)

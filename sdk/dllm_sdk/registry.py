@@ -1,0 +1,206 @@
+"""Schedulers, models and tasks by name: one plug-in door, entry points, for ours and everybody else's.
+
+Listing reads metadata alone and imports no plug-in. Knows no strategy and no model; imports no torch.
+
+    SPEC = NAME | MODULE:CLASS | FILE.py:CLASS | @FILE.toml, then `:field=value,...`; PLAN_SPEC+SELECT_SPEC combines two
+
+Values are TOML. A TOML file holds `scheduler = "SPEC"` and a table `[fields]`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import importlib.util
+import re
+import sys
+import tomllib
+from difflib import get_close_matches
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from dllm_sdk.errors import ConfigError, RegistryError
+
+if TYPE_CHECKING:
+    import torch
+
+    from dllm_sdk.model import Model
+    from dllm_sdk.scheduler import Scheduler
+
+Kind = Literal["scheduler", "model", "task"]
+
+
+def available(kind: Kind) -> dict[str, EntryPoint]:
+    """What is installed, by name, from metadata alone. A name that two distributions claim is an error when loaded."""
+    return {point.name: point for point in sorted(entry_points(group=f"dllm_sdk.{kind}s"), key=lambda p: p.name)}
+
+
+def load(kind: Kind, name: str) -> Any:
+    """The object behind a name, MODULE:OBJECT or FILE.py:OBJECT. Raises RegistryError."""
+    if ":" in name:
+        return _load_path(kind, *name.rsplit(":", 1))
+    points = [point for point in entry_points(group=f"dllm_sdk.{kind}s") if point.name == name]
+    if not points:
+        raise RegistryError(_unknown(f"{kind} {name!r}", name, list(available(kind))))
+    if len({point.value for point in points}) > 1:
+        owners = " and ".join(sorted(point.dist.name if point.dist else point.value for point in points))
+        raise RegistryError(f"{kind} {name!r} is registered by {owners}: uninstall one, or give MODULE:CLASS")
+    try:
+        return points[0].load()
+    except Exception as error:
+        raise RegistryError(_broken(f"the plug-in behind {kind} {name!r} ({points[0].value})", error)) from error
+
+
+def load_scheduler(spec: str) -> Scheduler[Any]:
+    """A scheduler from a SPEC, see the module. Raises RegistryError for names, ConfigError for fields.
+
+    >>> load_scheduler("adablock:threshold=0.8,block=16")                                      # doctest: +SKIP
+    """
+    from dllm_sdk.scheduler import combine
+
+    parts = _split(spec, "+")
+    if len(parts) > 2:
+        raise ConfigError(f"scheduler {spec!r}: PLAN+SELECT combines two schedulers, not {len(parts)}")
+    if len(parts) == 2:
+        return combine(plan=load_scheduler(parts[0]), select=load_scheduler(parts[1]))
+    name, fields = _parse(spec)
+    if name.startswith("@"):
+        return _from_file(Path(name[1:]), fields)
+    return _build(spec, load("scheduler", name), fields)
+
+
+def load_model(name: str, *, device: str = "cpu", dtype: str | torch.dtype | None = None) -> Model:
+    """A model from NAME, NAME:PATH, MODULE:FUNCTION or FILE.py:FUNCTION.
+
+    `dtype` is a torch dtype or its name ("bfloat16"); None: the loader's choice. Raises RegistryError for names,
+    ConfigError for a dtype, and what the loader raises for a bad checkpoint.
+    """
+    import torch
+
+    kind = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
+    if dtype is not None and not isinstance(kind, torch.dtype):
+        raise ConfigError(f"dtype must be the name of a torch dtype such as float32 or bfloat16, got {dtype!r}")
+    head, _, path = name.partition(":")
+    if head in available("model"):
+        model: Model = load("model", head)(path or None, device=device, dtype=kind)
+        return model
+    model = load("model", name)(device=device, dtype=kind)
+    return model
+
+
+def load_task(name: str) -> Any:
+    """A task from NAME, MODULE:OBJECT or FILE.py:OBJECT. Raises RegistryError."""
+    return load("task", name)
+
+
+def _load_path(kind: Kind, where: str, attribute: str) -> Any:
+    try:
+        module = _load_file(Path(where)) if where.endswith(".py") else importlib.import_module(where)
+    except FileNotFoundError as error:
+        raise RegistryError(f"{kind}: there is no file {where}") from error
+    except ModuleNotFoundError as error:
+        if error.name is not None and (where == error.name or where.startswith(error.name + ".")):
+            known = ", ".join(available(kind))
+            raise RegistryError(f"{kind}: there is no module {where!r}, and no name like it (known: {known})") from error
+        raise RegistryError(_broken(where, error)) from error
+    except Exception as error:
+        raise RegistryError(_broken(where, error)) from error
+    if not hasattr(module, attribute):
+        names = [name for name in vars(module) if not name.startswith("_")]
+        raise RegistryError(_unknown(f"{attribute!r} in {where}", attribute, names))
+    return getattr(module, attribute)
+
+
+def _load_file(path: Path) -> Any:
+    if not path.is_file():
+        raise FileNotFoundError(path)
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    if spec is None or spec.loader is None:
+        raise ImportError(f"cannot import {path}")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[path.stem] = module  # dataclasses look their module up
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[path.stem]
+        raise
+    return module
+
+
+def _parse(spec: str) -> tuple[str, dict[str, Any]]:
+    """`HEAD:field=value,...` -> the head and its fields. The head itself may hold a colon (MODULE:CLASS)."""
+    match = re.match(r"(?P<name>[^=]*?)(?::(?P<fields>\w[\w-]*=.*))?$", spec, re.DOTALL)
+    if match is None or not match["name"]:
+        raise ConfigError(f"scheduler {spec!r} must be NAME, MODULE:CLASS, FILE.py:CLASS or @FILE.toml[:field=value,...]")
+    fields: dict[str, Any] = {}
+    for item in _split(match["fields"] or "", ","):
+        key, equals, value = item.partition("=")
+        if not equals:
+            raise ConfigError(f"scheduler {spec!r}: expected field=value, got {item!r}")
+        try:
+            fields[key.strip().replace("-", "_")] = tomllib.loads(f"value = {value}")["value"]
+        except tomllib.TOMLDecodeError as error:
+            raise ConfigError(
+                f"scheduler {spec!r}: {value!r} is not a TOML value (numbers as 0.5, texts in quotes, lists as [1, 2])"
+            ) from error
+    return match["name"], fields
+
+
+def _split(text: str, separator: str) -> list[str]:
+    """Split outside quotes and brackets; a `+` before a digit belongs to a number."""
+    parts, depth, quote = [""], 0, ""
+    for i, char in enumerate(text):
+        if quote:
+            quote = "" if char == quote and text[i - 1] != "\\" else quote
+        elif char in "\"'":
+            quote = char
+        elif char in "[{":
+            depth += 1
+        elif char in "]}":
+            depth -= 1
+        elif char == separator and not depth and not (char == "+" and text[i + 1 : i + 2].isdigit()):
+            parts.append("")
+            continue
+        parts[-1] += char
+    return [part for part in parts if part]
+
+
+def _from_file(path: Path, overrides: dict[str, Any]) -> Scheduler[Any]:
+    try:
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ConfigError(f"there is no scheduler file {path}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not valid TOML: {error}") from error
+    name, fields = content.get("scheduler"), content.get("fields", {})
+    if not isinstance(name, str) or not isinstance(fields, dict):
+        raise ConfigError(f'{path} must hold scheduler = "NAME" and, if any, a table [fields]')
+    return _build(f"@{path}", load("scheduler", name), {**fields, **overrides})
+
+
+def _build(spec: str, cls: Any, fields: dict[str, Any]) -> Scheduler[Any]:
+    from dllm_sdk.scheduler import Scheduler
+
+    if not (isinstance(cls, type) and issubclass(cls, Scheduler)):
+        raise RegistryError(f"scheduler {spec!r} is {cls!r}, which is not a subclass of dllm_sdk.Scheduler")
+    known = [field.name for field in dataclasses.fields(cls) if field.init] if dataclasses.is_dataclass(cls) else []
+    for key in fields:
+        if key not in known:
+            raise ConfigError(_unknown(f"field {key!r} of {cls.__name__}", key, known))
+    try:
+        return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in fields.items()})
+    except ConfigError:
+        raise
+    except (TypeError, ValueError) as error:  # abstract methods left out, or a check of the user's own
+        raise ConfigError(f"{cls.__name__}: {error}") from error
+
+
+def _unknown(what: str, name: str, known: list[str]) -> str:
+    near = get_close_matches(name, known, 1)
+    hint = f" did you mean {near[0]!r}?" if near else ""
+    return f"there is no {what};{hint} available: {', '.join(known) or 'none'}"
+
+
+def _broken(what: str, error: BaseException) -> str:
+    return f"{what} cannot be loaded: {type(error).__name__}: {error}"

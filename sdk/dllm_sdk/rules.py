@@ -1,0 +1,94 @@
+"""What strategies are made of: small pure functions over canvas positions. Knows no strategy and no loop.
+
+Every function works row by row, reads nothing back to the host, and breaks ties towards the lowest position. A `mask`
+is bool [B, L], a `score` float [B, L]; `k` is an int or int64 [B].
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from dllm_sdk.errors import ConfigError
+from dllm_sdk.scheduler import View
+
+_INCREMENT = -7046029254386353131  # 2**64 / golden ratio, odd, as a signed number
+_MIX = (-4658895280553007687, -7723592293110705685)  # the two multipliers of splitmix64
+
+
+def first(mask: Tensor, k: int | Tensor) -> Tensor:
+    """The k leftmost positions of the mask."""
+    return mask & (mask.cumsum(1) <= _per_row(k))
+
+
+def top_k(mask: Tensor, score: Tensor, k: int | Tensor) -> Tensor:
+    """The k positions of the mask with the highest score."""
+    order = score.masked_fill(~mask, -torch.inf).argsort(dim=1, descending=True, stable=True)
+    rank = torch.empty_like(order).scatter(1, order, torch.arange(order.shape[1], device=order.device).expand_as(order))
+    return mask & (rank < _per_row(k))
+
+
+def above(mask: Tensor, score: Tensor, threshold: float | Tensor) -> Tensor:
+    """The positions of the mask whose score is at or above the threshold, a number or float [B]."""
+    return mask & (score >= _per_row(threshold))
+
+
+def at_least_one(mask: Tensor, score: Tensor, commit: Tensor) -> Tensor:
+    """`commit`, and in rows that have positions in the mask always the best of them."""
+    return commit | top_k(mask, score, 1)
+
+
+def one_of(tokens: Tensor, ids: str | tuple[int | str, ...]) -> Tensor:
+    """Where a token is one of the ids: int64 [B, L] -> bool [B, L]. Texts must have been resolved to ids."""
+    if any(isinstance(item, str) for item in ids):
+        raise ConfigError(f"{ids!r} holds text, which only a model with a tokenizer resolves: give token ids")
+    return torch.isin(tokens, torch.tensor(ids, dtype=torch.int64, device=tokens.device))
+
+
+def margin(view: View) -> Tensor:
+    """Probability of the likeliest token minus that of the second, float32 [B, L]; 0 where nothing was computed."""
+    best = view.logits.topk(2, dim=-1).values
+    probability = (best - view.logits.logsumexp(-1, keepdim=True)).exp()
+    return view.to_canvas(probability[..., 0] - probability[..., 1])
+
+
+def entropy(view: View) -> Tensor:
+    """Entropy of the predicted distribution in nats, float32 [B, L]; 0 where nothing was computed."""
+    log_p = view.logits.log_softmax(-1)
+    return view.to_canvas(-(log_p.exp() * log_p.clamp(min=-1e4)).sum(-1))  # a suppressed token adds 0, not NaN
+
+
+def uniform(view: View, stream: int = 0) -> Tensor:
+    """Random numbers in (0, 1), float32 [B, L], the same for a row alone and in any batch.
+
+    Another `stream` (>= 0) gives other numbers; the same stream gives the same ones within a step.
+    """
+    if stream < 0:
+        raise ConfigError(f"uniform: stream must be >= 0, got {stream}")
+    positions = torch.arange(view.tokens.shape[1], device=view.tokens.device)
+    return to_unit(hash_with(hash_with(view.key, stream)[:, None], positions))
+
+
+def hash_with(key: Tensor, value: Tensor | int) -> Tensor:
+    """Fold a value into a key: int64, broadcast. splitmix64 (Steele et al. 2014) on wrapping 64-bit numbers."""
+    x = key + (_signed((value + 1) * _INCREMENT) if isinstance(value, int) else (value + 1) * _INCREMENT)
+    x = (x ^ _shift(x, 30)) * _MIX[0]
+    x = (x ^ _shift(x, 27)) * _MIX[1]
+    return x ^ _shift(x, 31)
+
+
+def to_unit(key: Tensor) -> Tensor:
+    """int64 -> float32 strictly between 0 and 1, from the top 23 bits."""
+    return (_shift(key, 41).float() + 0.5) * 2.0**-23
+
+
+def _signed(number: int) -> int:
+    return (number + 2**63) % 2**64 - 2**63  # a Python int does not wrap by itself
+
+
+def _shift(x: Tensor, n: int) -> Tensor:
+    return (x >> n) & ((1 << (64 - n)) - 1)  # logical, where >> keeps the sign
+
+
+def _per_row(value: float | Tensor) -> float | Tensor:
+    return value[:, None] if isinstance(value, Tensor) else value

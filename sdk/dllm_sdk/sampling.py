@@ -1,0 +1,108 @@
+"""From logits to a draft and its confidence. Knows no scheduler and no cache; works lane by lane.
+
+Random numbers come from a key per row, never from a generator: the same row draws the same numbers alone or in any
+batch, and there is no state to capture.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, NamedTuple, TypeAlias
+
+import torch
+from torch import Tensor
+
+from dllm_sdk.errors import ConfigError
+from dllm_sdk.rules import hash_with, to_unit
+from dllm_sdk.scheduler import check_number
+
+Processor: TypeAlias = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""`f(logits [B, W, V], tokens [B, L], window [B, W]) -> logits`, stateless and row by row."""
+
+_SAMPLER_STREAM = -1  # a strategy's streams start at 0
+
+
+class Drafts(NamedTuple):
+    """What the sampler says of every lane."""
+
+    logits: Tensor  # float32 [B, W, V]  after processors and mask suppression, before temperature
+    draft: Tensor  # int64 [B, W]  the token the position would take now
+    confidence: Tensor  # float32 [B, W]  its probability; NaN where the logits are not finite
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """How a token is drawn from the logits of a position.
+
+    `temperature` 0 takes the likeliest token (ties: the lowest id); above 0 it draws by Gumbel noise, which is
+    equivalent to sampling from softmax(logits / temperature) (LLaDA, arXiv:2502.09992). `top_p` keeps the smallest set
+    of tokens that holds this share of the tempered probability. `confidence` is the draft's probability under the
+    model's own distribution ("model", as LLaDA) or under the tempered and cut one ("tempered", as Dream).
+    `processors` change the logits before anything else.
+    """
+
+    temperature: float = 0.0
+    top_p: float = 1.0
+    confidence: Literal["model", "tempered"] = "model"
+    processors: tuple[Processor, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Check the fields."""
+        check_number(self, "temperature", 0.0)
+        check_number(self, "top_p", 0.0, 1.0)
+        if self.top_p == 0:
+            raise ConfigError("Sampler: top_p must be above 0 (use temperature=0 for the likeliest token), got 0")
+        if self.confidence not in ("model", "tempered"):
+            raise ConfigError(f"Sampler: confidence must be 'model' or 'tempered', got {self.confidence!r}")
+
+    def __call__(self, logits: Tensor, key: Tensor, tokens: Tensor, window: Tensor, mask_id: int) -> Drafts:
+        """Draft every lane. logits [B, W, V]; key int64 [B]; tokens int64 [B, L]; window int64 [B, W]."""
+        logits = logits.float()
+        for process in self.processors:
+            logits = process(logits, tokens, window)
+        is_mask = torch.arange(logits.shape[-1], device=logits.device) == mask_id
+        logits = logits.masked_fill(is_mask, -torch.inf)
+        shaped = logits / self.temperature if self.temperature > 0 else logits
+        if self.top_p < 1:
+            shaped = _cut_to_top_p(shaped, self.top_p)
+        noisy = shaped + _gumbel(key, window, shaped.shape[-1]) if self.temperature > 0 else shaped
+        draft = noisy.argmax(-1)  # documented to return the first of equal maxima
+        basis = shaped if self.confidence == "tempered" else logits
+        # max + logsumexp instead of a softmax: no [B, W, V] tensor of probabilities is ever made
+        confidence = (basis.gather(-1, draft[..., None])[..., 0] - basis.logsumexp(-1)).exp()
+        return Drafts(logits, draft, confidence)
+
+
+def suppress(*ids: int) -> Processor:
+    """A processor that forbids tokens, for instance EOS (LLaDA's `logits_eos_inf`)."""
+
+    def process(logits: Tensor, tokens: Tensor, window: Tensor) -> Tensor:
+        return logits.index_fill(-1, torch.tensor(ids, device=logits.device), -torch.inf)
+
+    return process
+
+
+def row_key(seed: Tensor, tokens: Tensor, length: Tensor, nfe: Tensor) -> Tensor:
+    """The random key of a row's step, int64 [B]: a hash of its seed, its own canvas and its forward passes so far.
+
+    seed, length, nfe int64 [B]; tokens int64 [B, L]. Columns past the row's length do not count.
+    """
+    positions = torch.arange(tokens.shape[1], device=tokens.device)
+    digest = hash_with(positions, tokens).masked_fill(positions >= length[:, None], 0).sum(1)
+    return hash_with(hash_with(seed, nfe), digest)
+
+
+def _gumbel(key: Tensor, window: Tensor, vocabulary: int) -> Tensor:
+    """Gumbel noise, float32 [B, W, V], hashed from key, canvas position and token id."""
+    lane_key = hash_with(hash_with(key, _SAMPLER_STREAM)[:, None], window)
+    token = torch.arange(vocabulary, device=key.device)
+    return -(-to_unit(hash_with(lane_key[..., None], token)).log()).log()
+
+
+def _cut_to_top_p(logits: Tensor, top_p: float) -> Tensor:
+    """The smallest set of likeliest tokens whose probability reaches top_p; the others get -inf."""
+    ordered, order = logits.sort(dim=-1, descending=True, stable=True)
+    probability = ordered.softmax(-1)
+    beyond = probability.cumsum(-1) - probability >= top_p  # what lies before a token already suffices
+    return logits.masked_fill(torch.zeros_like(beyond).scatter(-1, order, beyond), -torch.inf)
