@@ -101,8 +101,8 @@ def _load_path(kind: Kind, where: str, attribute: str) -> Any:
         raise RegistryError(f"{kind}: there is no file {where}") from error
     except ModuleNotFoundError as error:
         if error.name is not None and (where == error.name or where.startswith(error.name + ".")):
-            known = ", ".join(available(kind))
-            raise RegistryError(f"{kind}: there is no module {where!r}, and no name like it (known: {known})") from error
+            known = list(available(kind))
+            raise RegistryError(_unknown(f"module {where!r} for a {kind}", where, known)) from error
         raise RegistryError(_broken(where, error)) from error
     except Exception as error:
         raise RegistryError(_broken(where, error)) from error
@@ -131,8 +131,9 @@ def _load_file(path: Path) -> Any:
 def _parse(spec: str) -> tuple[str, dict[str, Any]]:
     """`HEAD:field=value,...` -> the head and its fields. The head itself may hold a colon (MODULE:CLASS)."""
     match = re.match(r"(?P<name>[^=]*?)(?::(?P<fields>\w[\w-]*=.*))?$", spec, re.DOTALL)
-    if match is None or not match["name"]:
-        raise ConfigError(f"scheduler {spec!r} must be NAME, MODULE:CLASS, FILE.py:CLASS or @FILE.toml[:field=value,...]")
+    if match is None or not match["name"].strip(":"):
+        forms = "NAME, MODULE:CLASS, FILE.py:CLASS or @FILE.toml"
+        raise ConfigError(f"scheduler {spec!r} must be {forms}, then :field=value,... if any")
     fields: dict[str, Any] = {}
     for item in _split(match["fields"] or "", ","):
         key, equals, value = item.partition("=")
@@ -184,7 +185,7 @@ def _build(spec: str, cls: Any, fields: dict[str, Any]) -> Scheduler[Any]:
 
     if not (isinstance(cls, type) and issubclass(cls, Scheduler)):
         raise RegistryError(f"scheduler {spec!r} is {cls!r}, which is not a subclass of dllm_sdk.Scheduler")
-    known = [field.name for field in dataclasses.fields(cls) if field.init] if dataclasses.is_dataclass(cls) else []
+    known: list[str] = [f.name for f in dataclasses.fields(cls) if f.init] if dataclasses.is_dataclass(cls) else []
     for key in fields:
         if key not in known:
             raise ConfigError(_unknown(f"field {key!r} of {cls.__name__}", key, known))
