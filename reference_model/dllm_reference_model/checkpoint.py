@@ -27,7 +27,7 @@ _FLOATS = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF
 
 
 class CheckpointError(ValueError):
-    """A checkpoint folder that cannot be used; the message names the file or tensor, what was found and what is needed."""
+    """A checkpoint that cannot be used; the message names the file or tensor, what was found and what fits."""
 
 
 def save(model: Transformer, folder: str | Path, *, dtype: torch.dtype | None = None) -> None:
@@ -45,9 +45,7 @@ def save(model: Transformer, folder: str | Path, *, dtype: torch.dtype | None = 
             model.tokenizer.save(path)
 
 
-def load(
-    folder: str | Path, *, device: str | torch.device = "cpu", dtype: torch.dtype | None = None
-) -> Transformer:
+def load(folder: str | Path, *, device: str | torch.device = "cpu", dtype: torch.dtype | None = None) -> Transformer:
     """Read a checkpoint folder straight to a device and dtype (None: as stored), ready for decoding.
 
     Raises CheckpointError for a missing, torn or wrong file.

@@ -45,7 +45,10 @@ class Batch:
     weight: Tensor  # float32 [B, L]  of the cross-entropy; 0 where nothing is masked
 
 
-def batches(seed: int, mix: Mix, tokenizer: Tokenizer, start: tuple[int, int]) -> Iterator[tuple[tuple[int, int], Batch]]:
+Counter = tuple[int, int]  # chunk, batch in it
+
+
+def batches(seed: int, mix: Mix, tokenizer: Tokenizer, start: Counter) -> Iterator[tuple[Counter, Batch]]:
     """Endless batches from counter `start` on, each with the counter that follows it."""
     chunk, at = start
     while True:
@@ -60,9 +63,9 @@ def batches(seed: int, mix: Mix, tokenizer: Tokenizer, start: tuple[int, int]) -
 def masked(samples: list[Sample], mix: Mix, tokenizer: Tokenizer, noise: torch.Generator) -> Batch:
     """The LLaDA objective (arXiv:2502.09992, eq. 3) with an exact number of masks per row.
 
-    A row with F free positions masks k of them, k uniform in 1..F and spread evenly over the batch, each weighted F / k.
-    The prompt is never masked. In a share of the rows an answer's beginning, cut at any token, is given too: that is
-    what a decoder sees after its first block, and independent masks almost never show it.
+    A row with F free positions masks k of them, k uniform in 1..F and spread evenly over the batch, each weighted
+    F / k. The prompt is never masked. In a share of the rows an answer's beginning, cut at any token, is given too:
+    that is what a decoder sees after its first block, and independent masks almost never show it.
     """
     length = max(sample.length for sample in samples)
     rows = len(samples)

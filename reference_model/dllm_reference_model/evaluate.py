@@ -95,7 +95,7 @@ def main() -> None:
     args = parser.parse_args()
     model = tiny(args.model)
     found = []
-    print(f"| task | final answer | strict | NFE |  n = {args.n} {args.split} prompts per task\n| --- | --- | --- | --- |")
+    print(f"| {args.n} {args.split} prompts each | final answer | strict | NFE |\n| --- | --- | --- | --- |")
     for task in tasks.ALL:
         one = accuracy(model, task, args.split, args.n, seed=args.seed, block=args.block, threshold=args.threshold)
         found.append(one)

@@ -13,5 +13,5 @@ WEIGHTS = Path(__file__).parent / "weights" / "tiny"
 def tiny(
     path: str | None = None, *, device: str | torch.device = "cpu", dtype: torch.dtype | None = None
 ) -> Transformer:
-    """The tiny model of this package, or the one in folder `path`; computes in float32 unless `dtype` says otherwise."""
+    """The tiny model of this package, or the one in folder `path`; float32 unless `dtype` says otherwise."""
     return checkpoint.load(WEIGHTS if path is None else path, device=device, dtype=dtype or torch.float32)

@@ -1,9 +1,10 @@
-"""The transformer: RMSNorm, rotary positions, grouped-query attention, SwiGLU; one file for the tiny model, LLaDA and Dream.
+"""The transformer: RMSNorm, rotary positions, grouped-query attention, SwiGLU; one file for tiny, LLaDA and Dream.
 
 It predicts every position at once, from tokens and explicit positions, with or without a key/value store. It knows no
 decoding, no cache policy and no checkpoint: which lanes are fed and which keys are visible is the caller's business.
 
-Shapes: B rows, Q fed lanes, S key slots, D width, V vocabulary, H query heads, G key/value heads, E head width, N layers.
+Shapes: B rows, Q fed lanes, S key slots, D width, V vocabulary, H query heads, G key/value heads, E head width,
+N layers.
 """
 
 from collections.abc import Sequence
@@ -26,7 +27,7 @@ class Codec(Protocol):
 
 @dataclass(frozen=True)
 class Config:
-    """Sizes and flags; the defaults of the flags are LLaDA's (arXiv:2502.09992), Dream (arXiv:2508.15487) sets three."""
+    """Sizes and flags; the defaults of the flags are LLaDA's (arXiv:2502.09992); Dream's differ (arXiv:2508.15487)."""
 
     vocab_size: int  # rows of the embedding
     mask_id: int
@@ -223,8 +224,8 @@ class Transformer(nn.Module):
         """Hidden states [B, Q, D] of the fed lanes, after the last norm.
 
         tokens, positions: int64 [B, Q]. Without a store the keys are the Q fed lanes; with one, the lanes' keys and
-        values are written to its slots `positions` and every lane attends to its S slots. key_mask: bool [B, Q or 1, S],
-        True where a key is visible; None: every key is.
+        values are written to its slots `positions` and every lane attends to its S slots. key_mask: bool
+        [B, Q or 1, S], True where a key is visible; None: every key is.
         """
         x = self.embed(tokens)
         turn = Rotation(positions, self.config, x.dtype)

@@ -42,7 +42,7 @@ class Muon:
 def orthogonal(matrices: Tensor) -> Tensor:
     """[n, r, c] with r <= c -> about the nearest matrices with orthonormal rows, by Newton-Schulz iteration."""
     a, b, c = _QUINTIC
-    x = matrices / (matrices.norm(dim=(-2, -1), keepdim=True) + 1e-7)
+    x: Tensor = matrices / (matrices.norm(dim=(-2, -1), keepdim=True) + 1e-7)
     for _ in range(_ITERATIONS):
         square = x @ x.mT
         x = torch.baddbmm(x, torch.baddbmm(square, square, square, beta=b, alpha=c), x, beta=a)

@@ -1,7 +1,7 @@
-"""A byte-pair tokenizer for the tasks' language: about 425 tokens, built from the task generators, kept as tokenizer.json.
+"""A byte-pair tokenizer for the language of the tasks: 420 tokens, built from their generators, kept as tokenizer.json.
 
-A word carries at most one space before it, a number is cut into pairs of digits, every sign and line break stands alone.
-It knows printable ASCII and line breaks, nothing else, and no model.
+A word carries at most one space before it, a number is cut into pairs of digits, every sign and line break stands
+alone. It knows printable ASCII and line breaks, nothing else, and no model.
 """
 
 from collections.abc import Iterator, Sequence
@@ -23,11 +23,7 @@ class Tokenizer:
     """Text to token ids and back. The special tokens come from no text and leave none: `decode` skips them."""
 
     def __init__(self, fast: FastTokenizer) -> None:
-        ids = [fast.token_to_id(token) for token in SPECIALS]
-        for token, found in zip(SPECIALS, ids, strict=True):
-            if found is None:
-                raise ValueError(f"a tokenizer must have the special token {token}")
-        self.mask_id, self.eos_id, self.pad_id, self.bos_id = ids
+        self.mask_id, self.eos_id, self.pad_id, self.bos_id = ids = [_id_of(fast, token) for token in SPECIALS]
         self.vocab_size: int = fast.get_vocab_size()
         self._fast = fast
         self._special = frozenset(ids)
@@ -80,6 +76,13 @@ class Tokenizer:
         )
         fast.train_from_iterator(_corpus(samples, seed), trainer)
         return cls(fast)
+
+
+def _id_of(fast: FastTokenizer, token: str) -> int:
+    found: int | None = fast.token_to_id(token)
+    if found is None:
+        raise ValueError(f"the tokenizer has no special token {token}, which is needed")
+    return found
 
 
 def _corpus(samples: int, seed: int) -> Iterator[str]:

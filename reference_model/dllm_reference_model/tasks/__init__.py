@@ -1,4 +1,4 @@
-"""Five exactly checkable tasks with answers of several lines: what the tiny model is trained and strategies are judged on.
+"""Five exactly checkable tasks with answers of several lines: what the model is trained and strategies judged on.
 
 Pure standard library, so that listing them costs no torch. They know no model and no tokenizer: text in, text out.
 """

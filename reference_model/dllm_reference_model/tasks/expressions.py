@@ -1,10 +1,10 @@
 """Task `expr`: reduce an arithmetic expression, one operation per line. Early lines are long, late ones short.
 
-    expr:3+(9-4)*2
-    =3+5*2
-    =3+10
-    =13
-    #### 13
+expr:3+(9-4)*2
+=3+5*2
+=3+10
+=13
+#### 13
 """
 
 import re

@@ -1,11 +1,11 @@
-"""Task `record`: pick fields of a record in a given order. Nothing to compute, everything to copy; values differ in length.
+"""Task `record`: pick fields of a record in a given order. Nothing to compute, all to copy, in values of any length.
 
-    record:age=31;time=12:40;job=cook;tags=red+blue|job,time
-    {
-    job=cook
-    time=12:40
-    }
-    #### cook,12:40
+record:age=31;time=12:40;job=cook;tags=red+blue|job,time
+{
+job=cook
+time=12:40
+}
+#### cook,12:40
 """
 
 from dataclasses import dataclass

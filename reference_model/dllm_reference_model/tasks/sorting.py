@@ -1,10 +1,10 @@
 """Task `sort`: take the smallest number out again and again; every line shows what is left. Lines shrink steadily.
 
-    sort:34,7,92
-    7|34,92
-    34|92
-    92|
-    #### 7,34,92
+sort:34,7,92
+7|34,92
+34|92
+92|
+#### 7,34,92
 """
 
 from dataclasses import dataclass

@@ -1,10 +1,10 @@
 """Task `story`: a word problem, solved in prose. How a line is worded is free, so nobody can know how long it will be.
 
-    story:Ann has 12 pens. Ben gives Ann 5 pens. Ann sells 3 pens. How many pens has Ann?
-    There are 12 pens at first.
-    Now Ann has 12+5=17 pens.
-    17-3=14.
-    #### 14
+story:Ann has 12 pens. Ben gives Ann 5 pens. Ann sells 3 pens. How many pens has Ann?
+There are 12 pens at first.
+Now Ann has 12+5=17 pens.
+17-3=14.
+#### 14
 """
 
 import re

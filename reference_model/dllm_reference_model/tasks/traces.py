@@ -1,11 +1,11 @@
 """Task `trace`: run a little program; every line puts in values that earlier lines computed.
 
-    trace:k=3;b=k+9;q=b;m=b-k+1
-    k=3
-    b=3+9=12
-    q=12
-    m=12-3+1=9+1=10
-    #### 10
+trace:c=3;a=c+9;h=a;e=a-c+1
+c=3
+a=3+9=12
+h=12
+e=12-3+1=9+1=10
+#### 10
 """
 
 import re
@@ -45,7 +45,7 @@ class Trace(Task):
         program = self._body(prompt).split(";")
         try:
             steps = _run(program)
-        except (KeyError, TypeError):
+        except (KeyError, ValueError):
             raise self._foreign(prompt) from None
         return [*((text,) for text, _ in steps), (f"{FINAL}{steps[-1][1][-1]}",)]
 
@@ -65,12 +65,17 @@ def _run(program: list[str]) -> list[tuple[str, list[int]]]:
     values: dict[str, int] = {}
     steps = []
     for statement in program:
-        name, *parts = _STATEMENT.fullmatch(statement).groups()  # type: ignore[union-attr]
-        terms = [part if part in ("+", "-") else values[part] if part.isalpha() else int(part) for part in parts if part]
-        shown, went = f"{name}={''.join(map(str, terms))}", [terms[0]]
-        while len(terms) > 1:
-            terms = [apply(terms[0], terms[1], terms[2]), *terms[3:]]
-            shown, went = f"{shown}={''.join(map(str, terms))}", [*went, terms[0]]
+        parsed = _STATEMENT.fullmatch(statement)
+        if not parsed:
+            raise ValueError(f"not a statement: {statement!r}")
+        name, *parts = (part for part in parsed.groups() if part)
+        numbers = [values[part] if part.isalpha() else int(part) for part in parts[::2]]
+        signs, went, shown = parts[1::2], [numbers[0]], name
+        for at in range(len(numbers)):
+            if at:
+                went.append(apply(went[-1], signs[at - 1], numbers[at]))
+            rest = zip(signs[at:], numbers[at + 1 :], strict=True)
+            shown += f"={went[-1]}" + "".join(f"{sign}{number}" for sign, number in rest)
         values[name] = went[-1]
         steps.append((shown, went))
     return steps
