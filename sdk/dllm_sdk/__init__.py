@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from dllm_sdk.caching import NoCache as NoCache
-    from dllm_sdk.decode import Step as Step
-    from dllm_sdk.decode import decode as decode
+    from dllm_sdk.decoding import Step as Step
+    from dllm_sdk.decoding import decode as decode
     from dllm_sdk.errors import ConfigError as ConfigError
     from dllm_sdk.errors import DllmError as DllmError
     from dllm_sdk.errors import ModelError as ModelError
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "caching": ["NoCache"],
-    "decode": ["Step", "decode"],
+    "decoding": ["Step", "decode"],
     "errors": ["ConfigError", "DllmError", "ModelError", "RegistryError", "SchedulerError", "SchedulerStalled"],
     "generation": ["Generation", "generate"],
     "model": ["Model", "Tokenizer", "tokens_containing", "wrap"],

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from dllm_sdk.caching import NoCache
 from dllm_sdk.canvas import OpenMask, Prompts, build_canvas
-from dllm_sdk.decode import run
+from dllm_sdk.decoding import run
 from dllm_sdk.model import Model
 from dllm_sdk.sampling import Sampler
 from dllm_sdk.scheduler import Scheduler

@@ -1,0 +1,342 @@
+"""`check_scheduler`: does a scheduler keep the protocol? A property-based kit for users' own subclasses.
+
+Runs the scheduler on random toy models, canvases and batches, watches every call, and shrinks what fails to the
+smallest example. Knows the loop and the protocol, no strategy.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import hypothesis
+import torch
+from hypothesis import strategies as st
+from torch import Tensor
+
+from dllm_sdk.contract import map_tensors
+from dllm_sdk.decoding import decode
+from dllm_sdk.errors import ConfigError, DllmError, SchedulerError, SchedulerStalled
+from dllm_sdk.model import CallableModel, bind, wrap
+from dllm_sdk.rules import hash_with, to_unit
+from dllm_sdk.sampling import Sampler
+from dllm_sdk.scheduler import Decision, Scheduler, View
+
+PROPERTIES = {
+    "runs": "raises no exception of its own",
+    "shapes": "returns tensors of the right shape, dtype and structure, and state that leads with the batch",
+    "progress": "always brings a row nearer to its end",
+    "stays inside": "plans and commits open positions only, revises only what it may, and only if it `revises`",
+    "reads only": "writes nothing into the view or the state",
+    "keeps nothing": "keeps no state on itself",
+    "draws nothing": "leaves the global random generators alone",
+    "repeats": "decides the same when asked the same again",
+    "row by row": "decides for a row from that row alone",
+    "batches": "gives a row the same tokens, steps and forward passes alone, in any batch, order and canvas width",
+}
+
+
+class CheckFailed(AssertionError):
+    """A property does not hold; `property` is its name in PROPERTIES, `example` the smallest case found."""
+
+    def __init__(self, property: str, what: str, example: str) -> None:
+        """Make the message of the three."""
+        super().__init__(f"{property}: {what}\n  smallest example: {example}")
+        self.property, self.what, self.example = property, what, example
+
+
+@dataclass(frozen=True)
+class Report:
+    """What was checked."""
+
+    scheduler: str
+    examples: int
+    passed: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class ToyModel:
+    """A random model whose logits are hashes: exactly reproducible, alone and in any batch.
+
+    `sees` says what a position's logits depend on: nothing but the position, the token to its left, or the whole row.
+    The last two ids are EOS and the mask; id 0 is a newline.
+    """
+
+    seed: int = 0
+    vocabulary: int = 8
+    sees: Literal["position", "left", "row"] = "row"
+    eos: bool = True
+    shift: int = 0
+
+    def logits(self, tokens: Tensor) -> Tensor:
+        """int64 [n, L] -> float64 [n, L, V]; how peaked they are differs from position to position."""
+        positions = torch.arange(tokens.shape[1])
+        key = hash_with(torch.tensor(self.seed), positions).expand(tokens.shape)
+        if self.sees == "left":
+            left = torch.cat([torch.zeros_like(tokens[:, :1]), tokens[:, :-1]], dim=1)
+            key = hash_with(key, left)
+        elif self.sees == "row":
+            key = hash_with(key, hash_with(positions, tokens).sum(1, keepdim=True))
+        peak = 10 ** (2.5 * to_unit(hash_with(key, 0)).double() - 1)
+        noise = to_unit(hash_with(key[..., None], torch.arange(1, self.vocabulary + 1))).double()
+        return peak[..., None] * (2 * noise - 1)
+
+    def build(self) -> CallableModel:
+        """As a model of the loop."""
+        eos_ids = (self.vocabulary - 2,) if self.eos else ()
+        return wrap(
+            self.logits,
+            mask_id=self.vocabulary - 1,
+            vocab_size=self.vocabulary,
+            eos_ids=eos_ids,
+            shift=self.shift,
+            tokenizer=ToyTokenizer(),
+        )
+
+
+class ToyTokenizer:
+    """Id 0 is a newline, the others are letters."""
+
+    def encode(self, text: str) -> list[int]:
+        """One id per character."""
+        return [0 if char == "\n" else ord(char) - 96 for char in text]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """One character per id."""
+        return "".join("\n" if i == 0 else chr(96 + i) for i in ids)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of a case: prompt ids, masks after it, and which prompt positions are open too."""
+
+    prompt: tuple[int, ...]
+    gen_length: int
+    holes: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Case:
+    """A batch on a toy model."""
+
+    model: ToyModel
+    rows: tuple[Row, ...]
+    temperature: float = 0.0
+    seed: int = 0
+
+
+@st.composite
+def cases(draw: st.DrawFn, max_rows: int = 3, max_gen_length: int = 40) -> Case:
+    """A hypothesis strategy for cases: mixed lengths, infilling, temperatures, models of every kind."""
+    model = ToyModel(
+        seed=draw(st.integers(0, 2**16)),
+        vocabulary=draw(st.integers(4, 12)),
+        sees=draw(st.sampled_from(["position", "left", "row"])),
+        eos=draw(st.booleans()),
+        shift=draw(st.integers(0, 1)),
+    )
+    rows = []
+    for _ in range(draw(st.integers(1, max_rows))):
+        prompt = draw(st.lists(st.integers(0, model.vocabulary - 1), max_size=4))
+        length = draw(st.one_of(st.integers(1, min(8, max_gen_length)), st.integers(1, max_gen_length)))
+        holes = draw(st.sets(st.sampled_from(range(len(prompt))), max_size=2)) if prompt else set()
+        rows.append(Row(tuple(prompt), length, tuple(sorted(holes))))
+    return Case(model, tuple(rows), draw(st.sampled_from([0.0, 0.0, 0.7])), draw(st.integers(0, 3)))
+
+
+def check_scheduler(scheduler: Scheduler[Any], *, examples: int = 50, seed: int = 0) -> Report:
+    """Check a scheduler against every property of the protocol on `examples` random cases.
+
+    Raises CheckFailed with the property and the smallest example found; returns what was checked otherwise. The same
+    seed checks the same cases.
+    """
+    if not isinstance(scheduler, Scheduler):
+        raise ConfigError(f"check_scheduler takes an instance of a Scheduler subclass, got {scheduler!r}")
+    settings = hypothesis.settings(
+        max_examples=examples,
+        database=None,
+        deadline=None,
+        report_multiple_bugs=False,
+        print_blob=False,
+        suppress_health_check=list(hypothesis.HealthCheck),
+    )
+
+    @hypothesis.seed(seed)
+    @settings
+    @hypothesis.given(cases())
+    def check(case: Case) -> None:
+        check_case(scheduler, case)
+
+    check()
+    return Report(repr(scheduler), examples, list(PROPERTIES))
+
+
+def check_case(scheduler: Scheduler[Any], case: Case) -> None:
+    """Check every property on one case; raises CheckFailed."""
+    model = case.model.build()
+    spy = _Spy(bind(scheduler, model), case)
+    try:
+        together = run_case(spy, case)
+        orders = [list(range(len(case.rows)))[::-1]] if len(case.rows) > 1 else []
+        orders += [[row] for row in range(len(case.rows))] if len(case.rows) > 1 else [[0, 0]]
+        for order in orders:
+            part = Case(case.model, tuple(case.rows[row] for row in order), case.temperature, case.seed)
+            for row, history in zip(order, run_case(spy.inner, part), strict=True):
+                if history != together[row]:
+                    what = f"row {row} of a batch of {len(case.rows)} is decoded differently as one of rows {order}"
+                    raise CheckFailed("batches", what, str(case))
+    except SchedulerStalled as error:
+        raise CheckFailed("progress", str(error), str(case)) from None
+    except SchedulerError as error:
+        raise CheckFailed("shapes", str(error), str(case)) from None
+    except (CheckFailed, DllmError):
+        raise
+    except Exception as error:
+        raise CheckFailed("runs", f"{type(error).__name__}: {error}", str(case)) from error
+
+
+def run_case(scheduler: Scheduler[Any], case: Case) -> list[list[Any]]:
+    """Decode a case: per row, what every step committed and wrote, and the canvas it ended with."""
+    opens = [[i in row.holes for i in range(len(row.prompt))] for row in case.rows]
+    steps = decode(
+        case.model.build(),
+        [list(row.prompt) for row in case.rows],
+        scheduler,
+        gen_length=[row.gen_length for row in case.rows],
+        open=[torch.tensor(mask, dtype=torch.bool) for mask in opens],
+        sampler=Sampler(temperature=case.temperature),
+        seed=case.seed,
+    )
+    histories: list[list[Any]] = [[] for _ in case.rows]
+    for step in steps:
+        for i, row in enumerate(step.rows.tolist()):
+            length = len(case.rows[row].prompt) + case.rows[row].gen_length
+            changed = torch.stack([step.decision.commit[i], step.decision.remask[i], step.decision.edit[i]])
+            histories[row].append((changed[:, :length].nonzero().tolist(), step.tokens[i, :length].tolist()))
+    return histories
+
+
+class _Spy(Scheduler[Any]):
+    """Watches every call of another scheduler."""
+
+    def __init__(self, inner: Scheduler[Any], case: Case) -> None:
+        self.inner, self.case = inner, case
+
+    def __repr__(self) -> str:
+        return repr(self.inner)
+
+    @property
+    def revises(self) -> bool:
+        return self.inner.revises
+
+    @property
+    def replan(self) -> Literal["block", "step"]:
+        return self.inner.replan
+
+    def horizon(self, gen_length: int) -> int:
+        return self.inner.horizon(gen_length)
+
+    def init(self, tokens: Tensor, open: Tensor) -> Any:
+        return self.inner.init(tokens, open)
+
+    def plan(self, view: View, state: Any) -> tuple[Tensor, Any]:
+        answer = self.watch("plan", self.inner.plan, view, state)
+        block = answer[0] if isinstance(answer, tuple) else None
+        if isinstance(block, Tensor) and block.shape == view.open.shape and block.dtype == torch.bool:
+            self.expect("stays inside", not (block & ~view.open).any(), "plan returned positions that are not open")
+        return answer  # type: ignore[no-any-return]  # the loop says what is wrong with its shape
+
+    def select(self, view: View, state: Any) -> tuple[Decision, Any]:
+        answer = self.watch("select", self.inner.select, view, state)
+        if isinstance(answer, tuple) and answer and isinstance(answer[0], Decision):
+            self.check_decision(view, answer[0])
+        return answer  # type: ignore[no-any-return]
+
+    def expect(self, name: str, holds: object, what: str) -> None:
+        if not holds:
+            raise CheckFailed(name, what, str(self.case))
+
+    def watch(self, method: str, call: Callable[..., Any], view: View, state: Any) -> Any:
+        """Call twice on equal arguments, and once per row; compare everything that must not differ."""
+        saved = map_tensors(torch.clone, (view, state))
+        before = (_fingerprint(vars(self.inner)), _generators())
+        answer = call(view, state)
+        after = (_fingerprint(vars(self.inner)), _generators())
+        self.expect("draws nothing", before[1] == after[1], f"{method} drew from a global random generator")
+        self.expect("keeps nothing", before[0] == after[0], f"{method} changed an attribute of the scheduler")
+        self.expect("reads only", _same(saved, (view, state)), f"{method} wrote into the view or the state")
+        again = call(*map_tensors(torch.clone, saved))
+        self.expect("repeats", _same(answer, again), f"{method} answered differently when asked the same twice")
+        rows = len(view.tokens)
+        if rows > 1 and _leads_with(answer, rows):
+            for row in range(rows):
+                alone = call(*map_tensors(lambda tensor: tensor[row : row + 1].clone(), saved))  # noqa: B023
+                mine = map_tensors(lambda tensor: tensor[row : row + 1], _tensors_only(answer))  # noqa: B023
+                what = f"{method} answers differently for row {row} of {rows} when it is asked about that row alone"
+                self.expect("row by row", _same(mine, _tensors_only(alone)), what)
+        return answer
+
+    def check_decision(self, view: View, decision: Decision) -> None:
+        """Nothing beyond what the protocol allows; wrong shapes are left to the loop, which names them."""
+        shapes = (view.open.shape,) * 4 + (view.open.shape[:1],) * 2
+        if any(t is not None and t.shape != shape for t, shape in zip(decision, shapes, strict=True)):
+            return
+        if any(t is not None and t.dtype != torch.bool for t in (decision.commit, *decision[2:])):
+            return
+        commit, tokens, remask, edit, hold, _ = decision
+        self.expect("stays inside", not (commit & ~view.open).any(), "select commits positions that are not open")
+        for name, value, where in (("remasks", remask, view.committed), ("edits", edit, view.committed)):
+            if value is None:
+                continue
+            self.expect("stays inside", self.revises or not value.any(), f"select {name} but `revises` is False")
+            what = f"select {name} positions that were not committed in the current block"
+            self.expect("stays inside", not (value & ~where).any(), what)
+        if hold is not None:
+            self.expect("stays inside", self.revises or not hold.any(), "select holds a block but `revises` is False")
+        if remask is not None and edit is not None:
+            self.expect("stays inside", not (remask & edit).any(), "select remasks and edits the same position")
+        if tokens is not None:
+            written = tokens[commit if edit is None else commit | edit]
+            size = self.case.model.vocabulary
+            sound = (written >= 0) & (written < size - 1)  # the last id is the mask
+            self.expect("stays inside", sound.all(), "select writes the mask or an id outside the vocabulary")
+
+
+def _generators() -> tuple[Any, ...]:
+    return torch.get_rng_state().numpy().tobytes(), random.getstate()
+
+
+def _fingerprint(value: Any) -> Any:
+    """Something comparable that changes when the value does."""
+    if isinstance(value, Tensor):
+        return (tuple(value.shape), value.tolist())
+    if isinstance(value, dict):
+        return [(repr(key), _fingerprint(item)) for key, item in value.items()]
+    if isinstance(value, (list, tuple)):
+        return [_fingerprint(item) for item in value]
+    if isinstance(value, Scheduler):
+        return _fingerprint(vars(value))
+    return repr(value)
+
+
+def _tensors_only(tree: Any) -> Any:
+    """A tree without the fields that are None, so that rows of it can be taken."""
+    if isinstance(tree, tuple):
+        return tuple(_tensors_only(part) for part in tree if part is not None)
+    return tree
+
+
+def _leads_with(tree: Any, rows: int) -> bool:
+    if isinstance(tree, tuple):
+        return all(_leads_with(part, rows) for part in tree)
+    return tree is None or (isinstance(tree, Tensor) and tree.dim() > 0 and len(tree) == rows)
+
+
+def _same(left: Any, right: Any) -> bool:
+    if isinstance(left, Tensor):
+        return isinstance(right, Tensor) and left.dtype == right.dtype and torch.equal(left, right)
+    if isinstance(left, tuple):
+        return len(left) == len(right) and all(_same(a, b) for a, b in zip(left, right, strict=True))
+    return left is right is None or left == right

@@ -1,0 +1,236 @@
+"""The transformer: a store changes nothing, hidden keys change nothing, and it computes what the public models compute."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from dllm_reference_model.model import Config, Store, Transformer
+from safetensors.torch import load_file
+from torch import Tensor
+
+GOLDENS = Path(__file__).parents[1] / "data" / "goldens" / "models"
+PLAIN = Config(vocab_size=50, mask_id=0, width=32, layers=3, heads=4, kv_heads=4, mlp_width=48, eos_ids=(1,))
+GROUPED = Config(
+    vocab_size=50, mask_id=0, width=32, layers=3, heads=4, kv_heads=2, mlp_width=48, qkv_bias=True, qk_norm=True,
+    attention_scale=0.3, tied=True, shift=1, head_width=6, rope_base=100.0,
+)  # fmt: skip
+CONFIGS = [pytest.param(PLAIN, id="plain"), pytest.param(GROUPED, id="grouped")]
+
+
+def random_model(config: Config) -> Transformer:
+    torch.manual_seed(0)
+    model = Transformer(config).double().eval().requires_grad_(False)
+    for name, weight in model.named_parameters():
+        if name.endswith("bias") or weight.ndim == 1:
+            weight.normal_(1.0, 0.3)
+    return model
+
+
+def canvas(rows: int, length: int, seed: int = 1) -> tuple[Tensor, Tensor]:
+    noise = torch.Generator().manual_seed(seed)
+    return torch.randint(50, (rows, length), generator=noise), torch.arange(length).expand(rows, length)
+
+
+def close(found: Tensor, wanted: Tensor) -> None:
+    torch.testing.assert_close(found, wanted, rtol=1e-10, atol=1e-10)
+
+
+def test_protocol_attributes() -> None:
+    model = Transformer(GROUPED)
+    assert (model.mask_id, model.eos_ids, model.vocab_size, model.shift) == (0, (), 50, 1)
+    assert (model.block_causal, model.max_length, model.tokenizer) == (False, 4096, None)
+    assert (model.device, model.dtype) == (torch.device("cpu"), torch.float32)
+
+
+@pytest.mark.parametrize("config", CONFIGS)
+def test_a_store_gives_what_no_store_gives(config: Config) -> None:
+    model, (tokens, positions) = random_model(config), canvas(2, 11)
+    plain = model(tokens, positions)
+    store = model.new_store(2, 12)
+    visible = (torch.arange(12) < 11).expand(2, 1, 12)
+    close(model(tokens, positions, store, visible), plain)
+    # Feeding some lanes again, in any order, changes neither them nor the store.
+    order = torch.tensor([[7, 2, 9], [0, 10, 4]])
+    again = model(tokens.gather(1, order), order, store, visible)
+    close(again, plain.gather(1, order[..., None].expand_as(again)))
+
+
+@pytest.mark.parametrize("config", CONFIGS)
+def test_a_poisoned_padding_slot_does_not_leak(config: Config) -> None:
+    model, (tokens, positions) = random_model(config), canvas(2, 11)
+    visible = (torch.arange(12) < 11).expand(2, 1, 12)
+    plain = model(tokens, positions)
+    store = model.new_store(2, 12)
+    store.keys[:, :, :, -1] = store.values[:, :, :, -1] = 1e6
+    wide = torch.cat([tokens, torch.full((2, 3), 9)], 1), torch.cat([positions, torch.full((2, 3), 11)], 1)
+    close(model(*wide, store, visible)[:, :11], plain)
+
+
+@pytest.mark.parametrize("config", CONFIGS)
+def test_hidden_keys_and_other_rows_change_nothing(config: Config) -> None:
+    model, (tokens, positions) = random_model(config), canvas(3, 14)
+    lengths = torch.tensor([14, 9, 5])
+    visible = torch.arange(14) < lengths[:, None]
+    hidden = model(tokens, positions, None, visible[:, None])
+    per_lane = model(tokens, positions, None, visible[:, None].expand(3, 14, 14))
+    for row, length in enumerate(lengths.tolist()):
+        alone = model(tokens[row : row + 1, :length], positions[:1, :length])
+        close(hidden[row, :length], alone[0])
+        close(per_lane[row, :length], alone[0])
+
+
+@pytest.mark.parametrize("config", CONFIGS)
+def test_a_causal_mask_makes_the_past_final(config: Config) -> None:
+    model, (tokens, positions) = random_model(config), canvas(1, 12)
+    block = torch.arange(12) // 5  # any partition would do
+    causal = (block[:, None] >= block)[None]
+    whole = model(tokens, positions, None, causal)
+    store = model.new_store(1, 13)
+    for number in range(3):
+        lanes = (block == number).nonzero()[:, 0][None]
+        seen = torch.cat([block <= number, torch.tensor([False])])[None, None]
+        close(model(tokens.gather(1, lanes), lanes, store, seen), whole[:, lanes[0]])
+
+
+def test_grouped_keys_equal_repeated_keys() -> None:
+    grouped, wide = random_model(GROUPED), random_model(GROUPED)
+    state = grouped.state_dict()
+    for name in list(state):
+        if name.split(".")[-2] in ("key", "value"):
+            heads = state[name].unflatten(0, (2, 6))
+            state[name] = heads.repeat_interleave(2, dim=0).flatten(0, 1)
+    fields = {**GROUPED.__dict__, "kv_heads": 4}
+    wide = Transformer(Config(**fields)).double()
+    wide.load_state_dict(state)
+    tokens, positions = canvas(2, 7)
+    close(grouped(tokens, positions), wide(tokens, positions).detach())
+
+
+def test_positions_matter_only_relative_to_each_other() -> None:
+    model, (tokens, positions) = random_model(GROUPED), canvas(2, 9)
+    close(model(tokens, positions), model(tokens, positions + 37))
+    assert not torch.allclose(model(tokens, positions), model(tokens, positions * 2))
+
+
+def test_take_copies_and_put_writes() -> None:
+    model, (tokens, positions) = random_model(PLAIN), canvas(4, 6)
+    store = model.new_store(4, 7)
+    model(tokens, positions, store)
+    before = Store(store.keys.clone(), store.values.clone())
+    rows = torch.tensor([3, 1])
+    part = store.take(rows)
+    torch.testing.assert_close(part.keys, before.keys[:, [3, 1]])
+    part.keys.add_(1)
+    part.values.mul_(2)
+    torch.testing.assert_close(store.keys, before.keys)
+    store.put(rows, part)
+    torch.testing.assert_close(store.keys[:, [3, 1]], before.keys[:, [3, 1]] + 1)
+    torch.testing.assert_close(store.values[:, [0, 2]], before.values[:, [0, 2]])
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+def test_half_precision_stays_half_and_near(dtype: torch.dtype) -> None:
+    model, (tokens, positions) = random_model(GROUPED), canvas(2, 9)
+    exact = model.head(model(tokens, positions))
+    low = model.to(dtype)
+    logits = low.head(low(tokens, positions, low.new_store(2, 9)))
+    assert logits.dtype == dtype
+    assert (logits.double() - exact).abs().max() < 0.05 * exact.abs().max()
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("width", 0, "width must be >= 1, got 0"),
+        ("heads", 3, "heads must divide width 32, got 3"),
+        ("kv_heads", 3, "kv_heads must divide heads 4, got 3"),
+        ("head_width", 5, "head_width must be even, got 5"),
+        ("mask_id", 50, r"token ids must be in 0..49, got 50"),
+        ("eos_ids", (0,), "mask_id must not be one of eos_ids, got 0"),
+        ("shift", 2, "shift must be 0 or 1, got 2"),
+        ("rope_base", 0.0, "rope_base must be > 0, got 0.0"),
+        ("attention_scale", -1.0, "attention_scale must be >= 0, got -1.0"),
+    ],
+)
+def test_a_bad_config_is_named(field: str, value: object, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Config(**{**PLAIN.__dict__, "head_width": 0, field: value})
+
+
+OUTER = {
+    "llada": {
+        "model.transformer.wte.weight": "embed.weight",
+        "model.transformer.ln_f.weight": "norm.weight",
+        "model.transformer.ff_out.weight": "unembed.weight",
+    },
+    "Dream": {
+        "model.embed_tokens.weight": "embed.weight",
+        "model.norm.weight": "norm.weight",
+        "lm_head.weight": "unembed.weight",
+    },
+}
+INNER = {
+    "llada": "attn_norm:attention_norm q_proj:attention.query k_proj:attention.key v_proj:attention.value "
+    "attn_out:attention.out ff_norm:mlp_norm ff_proj:mlp.gate up_proj:mlp.up ff_out:mlp.down",
+    "Dream": "input_layernorm:attention_norm self_attn.q_proj:attention.query self_attn.k_proj:attention.key "
+    "self_attn.v_proj:attention.value self_attn.o_proj:attention.out post_attention_layernorm:mlp_norm "
+    "mlp.gate_proj:mlp.gate mlp.up_proj:mlp.up mlp.down_proj:mlp.down",
+}
+
+
+def public_model(folder: Path) -> Transformer:
+    """A tiny model in a public layout, by name maps that live only in this test."""
+    found = json.loads((folder / "config.json").read_text())
+    kind = found["model_type"]
+    names = {"width": "d_model", "layers": "n_layers", "heads": "n_heads", "kv_heads": "n_kv_heads"}
+    names |= {"mlp_width": "mlp_hidden_size"}
+    if kind == "Dream":
+        names = {"width": "hidden_size", "layers": "num_hidden_layers", "heads": "num_attention_heads"}
+        names |= {"kv_heads": "num_key_value_heads", "mlp_width": "intermediate_size"}
+    sizes = {ours: found[theirs] for ours, theirs in names.items()}
+    config = Config(
+        vocab_size=found["vocab_size"],
+        mask_id=found["mask_token_id"],
+        rope_base=found["rope_theta"],
+        norm_eps=found["rms_norm_eps"],
+        qkv_bias=kind == "Dream",
+        shift=int(kind == "Dream"),
+        **sizes,
+    )
+    inner, state = dict(pair.split(":") for pair in INNER[kind].split()), {}
+    for name, tensor in load_file(folder / "model.safetensors").items():
+        if name not in OUTER[kind]:
+            layer, _, rest = name.split("layers." if kind == "Dream" else "blocks.")[1].partition(".")
+            part, _, what = rest.rpartition(".")
+            state[f"layers.{layer}.{inner[part]}.{what}"] = tensor
+        else:
+            state[OUTER[kind][name]] = tensor
+    model = Transformer(config)
+    model.load_state_dict(state)
+    return model.eval().requires_grad_(False)
+
+
+@pytest.mark.parametrize("name", ["llada-a", "llada-b", "dream-a"])
+def test_forward_equals_the_public_implementation(name: str) -> None:
+    model, items = public_model(GOLDENS / name), load_file(GOLDENS / name / "forward.safetensors")
+    checked = 0
+    for key, wanted in items.items():
+        item, what = key.split(".")
+        if what != "logits":
+            continue
+        checked += 1
+        if item in ("prefix", "dual"):
+            cached, window = items[f"{item}.cache_ids"], items[f"{item}.window_ids"]
+            store = model.new_store(1, cached.shape[1])
+            model(cached, torch.arange(cached.shape[1])[None], store)
+            hidden = model(window, torch.arange(18, 18 + window.shape[1])[None], store)
+        else:
+            tokens = items[f"{item}.input_ids"]
+            visible = items.get(f"{item}.attention_mask", torch.ones_like(tokens)).bool()
+            # A lane that sees nothing has no defined output: let the padding lanes see themselves.
+            mask = visible[:, None] | torch.eye(tokens.shape[1], dtype=torch.bool)
+            hidden = model(tokens, torch.arange(tokens.shape[1]).expand_as(tokens), None, mask)[visible]
+            wanted = wanted[visible]
+        torch.testing.assert_close(model.head(hidden), wanted, rtol=0, atol=1e-4)
+    assert checked == (7 if name == "dream-a" else 8)

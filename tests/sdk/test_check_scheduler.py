@@ -1,0 +1,276 @@
+"""The kit itself: every mutant is caught for the right reason, and every honest scheduler passes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import pytest
+import torch
+from dllm_sdk import ConfigError, Decision, Scheduler, testing
+from dllm_sdk.rules import at_least_one, first, top_k, uniform
+from dllm_sdk.testing import PROPERTIES, CheckFailed, check_scheduler
+
+
+@dataclass(frozen=True)
+class Honest(Scheduler):
+    """Blocks of four, one token per step."""
+
+    def plan(self, view, state):
+        return first(view.open, 4), state
+
+    def select(self, view, state):
+        return Decision(top_k(view.open, view.confidence, 1)), state
+
+
+class BatchMaximum(Honest):
+    def select(self, view, state):
+        best = view.confidence.masked_fill(~view.open, -1).max()  # over all rows
+        return Decision(at_least_one(view.open, view.confidence, view.open & (view.confidence >= best - 0.1))), state
+
+
+class CommitsNothing(Honest):
+    def select(self, view, state):
+        return Decision(torch.zeros_like(view.open)), state
+
+
+class WritesIntoTheCanvas(Honest):
+    def select(self, view, state):
+        view.tokens[view.open] = 0
+        return super().select(view, state)
+
+
+class WritesIntoTheLogits(Honest):
+    def select(self, view, state):
+        view.logits.add_(1)
+        return super().select(view, state)
+
+
+@dataclass(frozen=True)
+class CountsOnItself(Honest):
+    seen: list = field(default_factory=list)
+
+    def select(self, view, state):
+        self.seen.append(int(view.step[0]))
+        return super().select(view, state)
+
+
+class CountsInTheModule(Honest):
+    calls = 0
+
+    def select(self, view, state):
+        type(self).calls += 1
+        return Decision(top_k(view.open, view.confidence, 1 + type(self).calls % 2)), state
+
+
+class CommitsOutsideTheBlock(Honest):
+    def select(self, view, state):
+        return Decision(torch.ones_like(view.open)), state
+
+
+class PlansOutsideOpen(Honest):
+    def plan(self, view, state):
+        return torch.ones_like(view.open), state
+
+
+class EmptyBlock(Honest):
+    def plan(self, view, state):
+        return torch.zeros_like(view.open), state
+
+
+class StateWithoutRows(Honest):
+    def init(self, tokens, open):
+        return (torch.zeros(()),)
+
+
+class StateAsWideAsTheWindow(Honest):
+    def init(self, tokens, open):
+        return (torch.zeros(len(tokens), 1),)
+
+    def select(self, view, state):
+        return Decision(top_k(view.open, view.confidence, 1)), (view.logits.amax(-1),)
+
+
+class DependsOnTheBatchSize(Honest):
+    def select(self, view, state):
+        return Decision(top_k(view.open, view.confidence, len(view.tokens))), state
+
+
+class DependsOnTheCanvasWidth(Honest):
+    def plan(self, view, state):
+        return first(view.open, 1 + view.tokens.shape[1] // 8), state
+
+
+class DependsOnTheWindowWidth(Honest):
+    def select(self, view, state):
+        return Decision(top_k(view.open, view.confidence, 1 + view.window.shape[1] % 2)), state
+
+
+class GlobalGenerator(Honest):
+    def select(self, view, state):
+        return Decision(top_k(view.open, torch.rand(view.open.shape), 1)), state
+
+
+class RemasksWithoutSayingSo(Honest):
+    def init(self, tokens, open):
+        return (torch.zeros_like(open),)
+
+    def select(self, view, state):
+        decision, _ = super().select(view, ())
+        return decision._replace(remask=state[0]), (decision.commit,)
+
+
+class RemasksForever(Honest):
+    revises = True
+
+    def select(self, view, state):
+        return Decision(top_k(view.open, view.confidence, 1), remask=view.committed), state
+
+
+class EditsOutsideTheBlock(Honest):
+    revises = True
+
+    def select(self, view, state):
+        return Decision(top_k(view.open, view.confidence, 1), edit=~view.open), state
+
+
+class WrongDtype(Honest):
+    def select(self, view, state):
+        return Decision(top_k(view.open, view.confidence, 1).long()), state
+
+
+class WrongWidth(Honest):
+    def select(self, view, state):
+        return Decision(view.to_window(view.open)), state
+
+
+class NoPair(Honest):
+    def select(self, view, state):
+        return Decision(view.open)
+
+
+class WritesTheMask(Honest):
+    def select(self, view, state):
+        mask_id = torch.full_like(view.tokens, view.logits.shape[-1] - 1)
+        return Decision(top_k(view.open, view.confidence, 1), tokens=mask_id), state
+
+
+class Raises(Honest):
+    def select(self, view, state):
+        raise KeyError("mine")
+
+
+class BadHorizon(Honest):
+    def horizon(self, gen_length):
+        return -1
+
+
+MUTANTS = {
+    BatchMaximum: "row by row",
+    CommitsNothing: "progress",
+    WritesIntoTheCanvas: "reads only",
+    WritesIntoTheLogits: "reads only",
+    CountsOnItself: "keeps nothing",
+    CountsInTheModule: "repeats",
+    CommitsOutsideTheBlock: "stays inside",
+    PlansOutsideOpen: "stays inside",
+    EmptyBlock: "progress",
+    StateWithoutRows: "shapes",
+    StateAsWideAsTheWindow: "shapes",
+    DependsOnTheBatchSize: "batches",
+    DependsOnTheCanvasWidth: "batches",
+    DependsOnTheWindowWidth: "batches",
+    GlobalGenerator: "draws nothing",
+    RemasksWithoutSayingSo: "stays inside",
+    RemasksForever: "progress",
+    EditsOutsideTheBlock: "stays inside",
+    WrongDtype: "shapes",
+    WrongWidth: "shapes",
+    NoPair: "shapes",
+    WritesTheMask: "stays inside",
+    Raises: "runs",
+    BadHorizon: "shapes",
+}
+
+
+@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda m: m.__name__)
+def test_every_mutant_is_caught_and_named(mutant: type[Honest]) -> None:
+    with pytest.raises(CheckFailed) as caught:
+        check_scheduler(mutant())
+    assert caught.value.property == MUTANTS[mutant]
+    assert caught.value.property in str(caught.value) and "Case(" in caught.value.example
+
+
+def test_the_example_is_the_smallest() -> None:
+    with pytest.raises(CheckFailed) as caught:
+        check_scheduler(CommitsNothing())
+    assert caught.value.example.count("Row(") == 1 and "gen_length=1" in caught.value.example
+
+
+class RandomOrder(Honest):
+    """Random, and honest about it."""
+
+    def select(self, view, state):
+        return Decision(top_k(view.open, uniform(view), 1)), state
+
+
+class Window(Honest):
+    """A sliding window: planned anew at every step."""
+
+    replan = "step"
+
+
+class Refiner(Honest):
+    """Edits what it would now write differently, twice per block, then lets go."""
+
+    revises = True
+
+    def init(self, tokens, open):
+        return (torch.zeros(len(tokens), dtype=torch.int64),)
+
+    def plan(self, view, state):
+        return first(view.open, 3), (torch.zeros_like(state[0]),)
+
+    def select(self, view, state):
+        full = ~view.open.any(1)
+        rounds = state[0] + full
+        decision = Decision(
+            commit=top_k(view.open, view.confidence, 2), edit=view.committed & full[:, None], hold=rounds < 2
+        )
+        return decision, (rounds,)
+
+
+class Remasker(Honest):
+    """Commits two, takes the less sure one back: one step forward each time."""
+
+    revises = True
+
+    def select(self, view, state):
+        doubt = view.committed & (view.confidence < 0.5) & (view.open.sum(1, keepdim=True) > 1)
+        return Decision(top_k(view.open, view.confidence, 2), remask=top_k(doubt, -view.confidence, 1)), state
+
+
+class EarlyStop(Honest):
+    """Stops a row whose block is all sure; commits everything it has first."""
+
+    def select(self, view, state):
+        return Decision(view.open), state
+
+
+@pytest.mark.parametrize("honest", [Honest, RandomOrder, Window, Refiner, Remasker, EarlyStop])
+def test_honest_schedulers_pass(honest: type[Honest]) -> None:
+    report = check_scheduler(honest(), examples=25)
+    assert report.passed == list(PROPERTIES)
+
+
+def test_takes_an_instance() -> None:
+    with pytest.raises(ConfigError, match="instance"):
+        check_scheduler(Honest)  # type: ignore[arg-type]
+
+
+def test_the_same_seed_checks_the_same_cases(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[list[str]] = []
+    monkeypatch.setattr(testing, "check_case", lambda scheduler, case: seen[-1].append(str(case)))
+    for seed in (3, 3, 4):
+        seen.append([])
+        check_scheduler(Honest(), examples=5, seed=seed)
+    assert seen[0] == seen[1] != seen[2]

@@ -1,0 +1,334 @@
+"""The loop: equal to plain decoding, the same alone and in batches, and unbreakable by a scheduler or a model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import pytest
+import torch
+from dllm_sdk import (
+    ConfigError,
+    Decision,
+    ModelError,
+    Sampler,
+    Scheduler,
+    SchedulerError,
+    SchedulerStalled,
+    combine,
+    decode,
+    generate,
+    suppress,
+    wrap,
+)
+from dllm_sdk.rules import first, top_k, uniform
+from dllm_sdk.testing import Case, Row, ToyModel, cases, run_case
+from dllm_strategies import AdaBlock, ConfidenceAdaptive, FixedBlock
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from tests.sdk import reference
+
+PLAIN = [
+    (FixedBlock(block=5, steps=3), lambda g: reference.fixed_block(5, 3)),
+    (FixedBlock(block=4, steps=9), lambda g: reference.fixed_block(4, 9)),
+    (ConfidenceAdaptive(0.6, 2, 7, 0.8), lambda g: reference.confidence_adaptive(0.6, 2, 7, 0.8)),
+    (AdaBlock((0, 1), 6, 0.8, 0.5, 0.5), lambda g: reference.adablock((0, 1), 6, 0.8, 0.5, 0.5, g)),
+]
+SCHEDULERS = [scheduler for scheduler, _ in PLAIN] + [
+    combine(plan=AdaBlock((0, 1), 6), select=FixedBlock(6, 2)),
+    combine(plan=FixedBlock(6), select=lambda view: top_k(view.open, uniform(view), 2)),
+]
+
+
+@pytest.mark.parametrize(("scheduler", "plain"), PLAIN, ids=lambda x: type(x).__name__)
+@given(case=cases(max_rows=1))
+@settings(max_examples=60)
+def test_the_loop_equals_plain_decoding(scheduler: Scheduler, plain, case: Case) -> None:
+    case = replace(case, temperature=0.0, rows=(replace(case.rows[0], holes=()),))
+    row = case.rows[0]
+    canvas, commits, _ = reference.decode(case.model, row.prompt, row.gen_length, *plain(row.gen_length))
+    (history,) = run_case(scheduler, case)
+    assert [[position for kind, position in changed if kind == 0] for changed, _ in history] == commits
+    assert history[-1][1] == canvas
+
+
+@given(case=cases(max_rows=4), scheduler=st.sampled_from(SCHEDULERS), data=st.data())
+@settings(max_examples=150)
+def test_rows_alone_and_in_any_batch_are_identical(case: Case, scheduler: Scheduler, data) -> None:
+    order = data.draw(st.permutations(range(len(case.rows))))
+    together = run_case(scheduler, replace(case, rows=tuple(case.rows[i] for i in order)))
+    for place, row in enumerate(order):
+        assert run_case(scheduler, replace(case, rows=(case.rows[row],)))[0] == together[place]
+
+
+@given(case=cases(max_rows=2), scheduler=st.sampled_from(SCHEDULERS))
+@settings(max_examples=100)
+def test_stopping_at_eos_changes_nothing_before_it(case: Case, scheduler: Scheduler) -> None:
+    model = case.model.build()
+    options = {
+        "gen_length": [row.gen_length for row in case.rows],
+        "sampler": Sampler(temperature=case.temperature),
+        "seed": case.seed,
+    }
+    prompts = [list(row.prompt) for row in case.rows]
+    short = generate(model, prompts, scheduler, **options)
+    long = generate(model, prompts, scheduler, stop_at_eos=False, **options)
+    for i, row in enumerate(case.rows):
+        end = len(row.prompt) + short.generated[i]
+        assert short.tokens[i][:end].equal(long.tokens[i][:end])
+        assert short.generated[i] == long.generated[i] and short.nfe[i] <= long.nfe[i]
+
+
+@given(case=cases(), scheduler=st.sampled_from(SCHEDULERS))
+@settings(max_examples=80)
+def test_given_positions_stay_and_every_mask_becomes_a_token(case: Case, scheduler: Scheduler) -> None:
+    for row, history in zip(case.rows, run_case(scheduler, case), strict=True):
+        tokens = history[-1][1]
+        given_positions = [i for i in range(len(row.prompt)) if i not in row.holes]
+        assert [tokens[i] for i in given_positions] == [row.prompt[i] for i in given_positions]
+        rest = [token for i, token in enumerate(tokens) if i not in given_positions]
+        assert all(0 <= token < case.model.vocabulary - 1 for token in rest)
+        committed = [position for changed, _ in history for _, position in changed]
+        assert len(committed) == len(set(committed)) and not set(committed) & set(given_positions)
+
+
+@dataclass(frozen=True)
+class Hostile(Scheduler):
+    """Asks for everything it may not have, and writes wherever it can."""
+
+    def plan(self, view, state):
+        view.tokens.fill_(0)
+        view.open.fill_(True)
+        return torch.ones_like(view.open), state
+
+    def select(self, view, state):
+        for tensor in view:
+            tensor.fill_(True)
+        everything = torch.ones_like(view.open)
+        rubbish = torch.full_like(view.tokens, 10**6)
+        return Decision(everything, tokens=rubbish, remask=everything, edit=everything), state
+
+
+def test_a_hostile_scheduler_breaks_nothing() -> None:
+    for case in (Case(ToyModel(5), (Row((7, 7, 1), 6, (1,)), Row((2,), 9))), Case(ToyModel(6, eos=False), (Row((), 3),))):
+        for row, history in zip(case.rows, run_case(Hostile(), case), strict=True):
+            assert len(history) == 1
+            tokens = history[0][1]
+            assert [tokens[i] for i in range(len(row.prompt)) if i not in row.holes] == [
+                token for i, token in enumerate(row.prompt) if i not in row.holes
+            ]
+            assert max(tokens[len(row.prompt) :]) < case.model.vocabulary - 1
+
+
+def counts(scheduler: Scheduler, gen_length: int = 10, **options) -> tuple[int, int]:
+    generation = generate(ToyModel(1, eos=False).build(), [1, 2], scheduler, gen_length=gen_length, **options)
+    return generation.nfe[0], generation.fed[0]
+
+
+def test_forward_passes_and_fed_positions_are_counted_by_the_loop() -> None:
+    assert counts(FixedBlock(4, 4)) == (10, 10 * 12)
+    assert counts(FixedBlock(4, 2)) == (2 + 2 + 2, 6 * 12)
+    assert counts(FixedBlock(10, 1)) == (1, 12)
+
+
+@dataclass(frozen=True)
+class PingPong(Scheduler):
+    """Commits one and takes the last one back, for ever: a new low never comes."""
+
+    revises = True
+
+    def plan(self, view, state):
+        return view.open, state
+
+    def select(self, view, state):
+        return Decision(top_k(view.open, view.confidence, 1), remask=view.committed), state
+
+
+def test_no_generation_can_hang() -> None:
+    with pytest.raises(SchedulerStalled, match=r"PingPong\(\).*5 steps.*row 0"):
+        counts(PingPong(), max_idle=5)
+    for rule, words in ((torch.zeros_like, "commit at least one"),):
+        with pytest.raises(SchedulerStalled, match=words):
+            counts(combine(plan=FixedBlock(4), select=lambda view, rule=rule: rule(view.open)))
+
+
+@dataclass(frozen=True)
+class Editor(Scheduler):
+    """Commits its block at once, holds it open for two steps and edits its first position to token 3."""
+
+    revises = True
+
+    def plan(self, view, state):
+        return first(view.open, 4), state
+
+    def select(self, view, state):
+        tokens = torch.where(view.committed, 3, view.draft)
+        return Decision(view.open, tokens=tokens, edit=first(view.committed, 1), hold=view.step < 2), state
+
+
+def test_a_revising_scheduler_edits_and_holds() -> None:
+    steps = list(decode(ToyModel(2, eos=False).build(), [1, 2], Editor(), gen_length=8))
+    assert [int(step.settled[0]) for step in steps] == [2, 2, 6, 6, 6, 10]
+    assert [bool(step.done[0]) for step in steps] == [False] * 5 + [True]
+    final = steps[-1].tokens[0].tolist()
+    assert final[2] == 3 and final[6] == 3 and len(steps) == 6
+
+
+def test_what_a_scheduler_that_does_not_revise_asks_for_is_masked_off() -> None:
+    @dataclass(frozen=True)
+    class Plain(Editor):
+        revises = False
+
+    steps = list(decode(ToyModel(2, eos=False).build(), [1, 2], Plain(), gen_length=8))
+    assert len(steps) == 2 and not any(step.decision.edit.any() or step.decision.hold.any() for step in steps)
+
+
+@dataclass(frozen=True)
+class Stop(Scheduler):
+    """Commits one token, then ends the row."""
+
+    def plan(self, view, state):
+        return view.open, state
+
+    def select(self, view, state):
+        return Decision(first(view.open, 1), stop=view.step >= 1), state
+
+
+def test_stop_fills_the_rest_with_eos_and_needs_one() -> None:
+    model = ToyModel(3)
+    generation = generate(model.build(), [1], Stop(), gen_length=6, stop_at_eos=False)
+    assert generation.nfe == [2] and generation.tokens[0][3:].tolist() == [model.vocabulary - 2] * 4
+    with pytest.raises(SchedulerError, match="no EOS"):
+        generate(ToyModel(3, eos=False).build(), [1], Stop(), gen_length=6)
+
+
+@dataclass(frozen=True)
+class Sliding(Scheduler):
+    """The three first masks, planned anew at every step."""
+
+    replan = "step"
+
+    def plan(self, view, state):
+        return first(view.open, 3), state
+
+    def select(self, view, state):
+        return Decision(top_k(view.open, view.confidence, 1)), state
+
+
+def test_a_sliding_window_restarts_step_when_what_it_opened_with_is_committed() -> None:
+    steps = list(decode(ToyModel(4, eos=False, sees="position").build(), [[]], Sliding(), gen_length=9))
+    assert len(steps) == 9 and all(int(step.view.open.sum()) == min(3, 9 - i) for i, step in enumerate(steps))
+    restarts = [i for i, step in enumerate(steps) if int(step.view.step) == 0]
+    opened = steps[0].view.open[0]
+    gone = next(i for i, step in enumerate(steps) if not (step.view.open[0] & opened).any())
+    assert restarts[:2] == [0, gone]
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_logits_that_are_not_finite_name_row_and_step(value: float) -> None:
+    def poisoned(tokens):
+        logits = ToyModel(0, eos=False).logits(tokens)
+        if int((tokens == 7).sum()) < 5:
+            logits[-1, -1] = value
+        return logits
+
+    model = wrap(poisoned, mask_id=7, vocab_size=8)
+    with pytest.raises(ModelError, match="row 1 at step 2"):
+        generate(model, [[1], [1]], FixedBlock(8, 8), gen_length=3)
+
+
+def test_temperature_draws_the_models_distribution_row_by_row() -> None:
+    table = torch.tensor([0.1, 0.2, 0.3, 0.4, 0.0]).log()
+    model = wrap(lambda tokens: table.expand(*tokens.shape, 5), mask_id=4, vocab_size=5)
+    generation = generate(model, [[]], FixedBlock(64, 1), gen_length=64, samples=60, sampler=Sampler(temperature=1.0))
+    drawn = torch.cat(generation.tokens).bincount(minlength=5) / (64 * 60)
+    assert torch.allclose(drawn, table.exp(), atol=0.03)
+    assert len({tuple(row.tolist()) for row in generation.tokens}) == 60
+    cut = generate(model, [[]], FixedBlock(64, 1), gen_length=64, samples=9, sampler=Sampler(temperature=1.0, top_p=0.69))
+    assert set(torch.cat(cut.tokens).tolist()) == {2, 3}
+    cold = generate(model, [[]], FixedBlock(64, 1), gen_length=8, sampler=Sampler(processors=(suppress(3),)))
+    assert cold.tokens[0].tolist() == [2] * 8
+
+
+def test_samples_have_their_own_seeds() -> None:
+    model = ToyModel(0, eos=False).build()
+    options = {"gen_length": 8, "sampler": Sampler(temperature=2.0)}
+    three = generate(model, [[1], [2]], FixedBlock(8, 8), samples=3, seed=5, **options)
+    one = generate(model, [2], FixedBlock(8, 8), seed=7, **options)
+    assert len(three.tokens) == 6 and three.tokens[5].equal(one.tokens[0])
+
+
+def test_ties_go_to_the_lowest_position_and_token() -> None:
+    model = wrap(lambda tokens: torch.zeros(*tokens.shape, 5), mask_id=4, vocab_size=5)
+    steps = list(decode(model, [3], FixedBlock(4, 4), gen_length=4))
+    assert [step.decision.commit[0].nonzero().item() for step in steps] == [1, 2, 3, 4]
+    assert steps[-1].tokens.tolist() == [[3, 0, 0, 0, 0]]
+
+
+def test_a_prompt_may_contain_the_mask_id() -> None:
+    model = ToyModel(0, eos=False)
+    (history,) = run_case(FixedBlock(4, 1), Case(model, (Row((7, 1), 3),)))
+    assert history[-1][1][0] == 7
+
+
+def test_text_in_and_out() -> None:
+    model = ToyModel(11, eos=False).build()
+    text = generate(model, ["ab", "c"], AdaBlock("\n", block=4), gen_length=5).text
+    assert [len(t or "") for t in text] == [5, 5]
+
+
+BAD_CALLS = [
+    ({"gen_length": 0}, "gen_length must be >= 1"),
+    ({"gen_length": [3, 3]}, "gen_length has 2 entries for 1 prompts"),
+    ({"prompt": []}, "empty list"),
+    ({"prompt": [[1], [99]]}, "token ids outside 0..7"),
+    ({"prompt": [1.5]}, "token ids"),
+    ({"open": [True]}, "2 bools"),
+    ({"samples": 0}, "samples must be >= 1"),
+    ({"max_idle": 0}, "max_idle must be >= 1"),
+    ({"scheduler": FixedBlock}, "instance of a Scheduler subclass"),
+]
+
+
+@pytest.mark.parametrize(("change", "words"), BAD_CALLS, ids=lambda x: str(x)[:30])
+def test_bad_arguments_are_named(change: dict, words: str) -> None:
+    call = {"prompt": [1, 2], "scheduler": FixedBlock(), "gen_length": 3, **change}
+    model = ToyModel().build()
+    with pytest.raises(ConfigError, match=words):
+        generate(model, **call)
+
+
+def test_a_canvas_longer_than_the_context_is_refused() -> None:
+    model = wrap(ToyModel().logits, mask_id=7, vocab_size=8, max_length=6)
+    with pytest.raises(ConfigError, match="context holds 6"):
+        generate(model, [1, 2], FixedBlock(), gen_length=5)
+
+
+def test_a_text_needs_a_tokenizer() -> None:
+    model = wrap(ToyModel().logits, mask_id=7, vocab_size=8)
+    with pytest.raises(ConfigError, match="tokenizer"):
+        generate(model, "ab", FixedBlock(), gen_length=5)
+    with pytest.raises(ConfigError, match=r"AdaBlock.delimiters holds the text"):
+        generate(model, [1], AdaBlock(), gen_length=5)
+
+
+def test_a_callable_of_the_wrong_shape_is_named() -> None:
+    model = wrap(lambda tokens: torch.zeros(1, 2), mask_id=7, vocab_size=8)
+    with pytest.raises(ModelError, match=r"shape \(1, 4, 8\)"):
+        generate(model, [1], FixedBlock(), gen_length=3)
+
+
+def test_a_hole_is_filled_in_its_context() -> None:
+    open = [False, True, True, False]
+    generation = generate(ToyModel(9).build(), [1, 0, 0, 2], FixedBlock(2, 2), gen_length=0, open=open)
+    assert generation.tokens[0][0] == 1 and generation.tokens[0][3] == 2 and generation.nfe[0] <= 2
+
+
+@given(case=cases(max_rows=1))
+@settings(max_examples=30)
+def test_settled_never_goes_back_and_ends_at_the_end(case: Case) -> None:
+    assume(not case.rows[0].holes)
+    row = case.rows[0]
+    steps = decode(case.model.build(), [list(row.prompt)], ConfidenceAdaptive(), gen_length=row.gen_length)
+    settled = [int(step.settled[0]) for step in steps]
+    assert settled == sorted(settled) and settled[-1] == len(row.prompt) + row.gen_length
