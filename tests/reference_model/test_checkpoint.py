@@ -7,12 +7,13 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
+
 from dllm_reference_model import checkpoint
 from dllm_reference_model.checkpoint import CheckpointError
 from dllm_reference_model.load import WEIGHTS
 from dllm_reference_model.model import Config, Transformer
 from dllm_reference_model.tokenizer import Tokenizer
-from safetensors.torch import load_file, save_file
 
 TOKENIZER = Tokenizer.load(WEIGHTS / "tokenizer.json")
 CONFIG = Config(
@@ -106,7 +107,7 @@ SPOILED = {
     "text for a float": (config(rope_base="big"), "rope_base is 'big', expected a number"),
     "nan": (config(rope_base=float("nan")), "rope_base must be > 0, got nan"),
     "number for a list": (config(eos_ids=1), "eos_ids is 1, expected a list of whole numbers"),
-    "bad value": (config(heads=3), "head_width|kv_heads|heads"),
+    "bad value": (config(heads=0), "config.json: heads must be >= 1, got 0"),
     "mask outside": (config(mask_id=9999), "token ids must be in 0..419, got 9999"),
     "too few words": (config(vocab_size=100), "tokenizer.json has 420 tokens, expected at most"),
     "other width": (config(width=32), r"tensor embed.weight has shape \[420, 16\], expected \[420, 32\]"),

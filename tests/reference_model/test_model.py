@@ -1,13 +1,14 @@
-"""The transformer: a store changes nothing, hidden keys change nothing, and it computes what the public models compute."""
+"""The transformer: a store and hidden keys change nothing, and it computes what the public models compute."""
 
 import json
 from pathlib import Path
 
 import pytest
 import torch
-from dllm_reference_model.model import Config, Store, Transformer
 from safetensors.torch import load_file
 from torch import Tensor
+
+from dllm_reference_model.model import Config, Store, Transformer
 
 GOLDENS = Path(__file__).parents[1] / "data" / "goldens" / "models"
 PLAIN = Config(vocab_size=50, mask_id=0, width=32, layers=3, heads=4, kv_heads=4, mlp_width=48, eos_ids=(1,))

@@ -5,6 +5,7 @@ import sys
 from random import Random
 
 import pytest
+
 from dllm_reference_model import tasks
 from dllm_reference_model.tasks import Task
 

@@ -4,12 +4,13 @@ from pathlib import Path
 from random import Random
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from dllm_reference_model import tasks
 from dllm_reference_model.load import WEIGHTS
 from dllm_reference_model.tasks import Task
 from dllm_reference_model.tokenizer import SPECIALS, Tokenizer
-from hypothesis import given
-from hypothesis import strategies as st
 
 SHIPPED = Tokenizer.load(WEIGHTS / "tokenizer.json")
 

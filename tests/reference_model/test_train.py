@@ -1,0 +1,169 @@
+"""Training: the masks are exact, a killed run ends as an uninterrupted one, two processes agree with one."""
+
+import dataclasses
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from dllm_reference_model import checkpoint
+from dllm_reference_model.data import Mix, Sample, batches, masked
+from dllm_reference_model.evaluate import decode, text_of
+from dllm_reference_model.load import WEIGHTS
+from dllm_reference_model.model import Transformer
+from dllm_reference_model.muon import Muon, orthogonal
+from dllm_reference_model.peers import Peers
+from dllm_reference_model.tokenizer import Tokenizer
+from dllm_reference_model.train import DRY, MODEL, STATE, Trainer, new_model, objective, train
+
+TOKENIZER = Tokenizer.load(WEIGHTS / "tokenizer.json")
+MIX = Mix({"expr": 1.0, "story": 1.0})
+
+
+@pytest.fixture(autouse=True)
+def shipped_tokenizer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Learning the tokenizer takes seconds and has its own test."""
+    monkeypatch.setattr("dllm_reference_model.train._tokenizer", lambda: TOKENIZER)
+
+
+def test_batches_follow_from_the_counter() -> None:
+    stream = batches(3, MIX, TOKENIZER, (0, 0))
+    seen = [next(stream) for _ in range(30)]
+    chunk = next(index for index, (counter, _) in enumerate(seen) if counter[0] == 1)
+    for start in (4, chunk):  # in the middle and at the end of a chunk
+        counter, batch = next(batches(3, MIX, TOKENIZER, seen[start][0]))
+        assert counter == seen[start + 1][0]
+        assert torch.equal(batch.noisy, seen[start + 1][1].noisy)
+    assert all(batch.clean.numel() <= MIX.tokens_per_step for _, batch in seen)
+    other = next(batches(4, MIX, TOKENIZER, (0, 0)))[1]
+    assert not torch.equal(other.clean, seen[0][1].clean)
+
+
+def test_masks_cover_the_answer_and_nothing_else() -> None:
+    samples = [
+        Sample([20] * prompt, [30] * answer + [TOKENIZER.eos_id], 40) for prompt, answer in [(5, 9), (30, 3)] * 200
+    ]
+    noise = torch.Generator().manual_seed(0)
+    batch = masked(samples, dataclasses.replace(MIX, clean_prefix=0.0), TOKENIZER, noise)
+    hidden = batch.noisy == TOKENIZER.mask_id
+    assert torch.equal(hidden, batch.weight > 0)
+    assert torch.equal(batch.noisy[~hidden], batch.clean[~hidden])
+    count = hidden.sum(1)
+    for parity, free in ((0, 35), (1, 10)):
+        assert not hidden[parity::2, : 40 - free].any()  # the prompt
+        assert set(count[parity::2].tolist()) == set(range(1, free + 1))  # every number of masks
+        # A row's weights add up to its free positions: the objective is an unbiased sum over them.
+        torch.testing.assert_close(batch.weight[parity::2].sum(1) * (200 * 45), torch.full((200,), float(free)))
+    part = batch.part(0, 2).weight.sum() + batch.part(1, 2).weight.sum()
+    torch.testing.assert_close(part, torch.tensor(1.0))
+
+
+def test_clean_prefixes_are_cut_at_any_token() -> None:
+    samples = [Sample([20] * 4, [30] * 9 + [TOKENIZER.eos_id], 14)] * 4000
+    batch = masked(samples, MIX, TOKENIZER, torch.Generator().manual_seed(1))
+    hidden = batch.noisy == TOKENIZER.mask_id
+    full = hidden.sum(1) > 0
+    first = hidden.int().argmax(1) - 4
+    assert full.all() and set(first.tolist()) == set(range(10))
+    # A whole rest masked behind a clean beginning, what semi-autoregressive decoding shows, is common.
+    behind = (hidden.sum(1) == 10 - first) & (first > 0)
+    assert 0.1 < behind.float().mean() < 0.4
+
+
+def test_muon_steps_along_the_nearest_orthogonal_matrix() -> None:
+    torch.manual_seed(0)
+    wide, tall = torch.randn(8, 24), torch.randn(24, 8)
+    found = orthogonal(wide[None])[0]
+    left, _, right = torch.linalg.svd(wide, full_matrices=False)
+    singular = torch.linalg.svdvals(found)
+    assert (singular > 0.6).all() and (singular < 1.3).all()
+    assert (found * (left @ right)).sum() / found.norm() / 8**0.5 > 0.97
+    before = tall.clone()
+    tall.grad, wide.grad = wide.mT.clone(), wide.clone()
+    Muon([wide, tall]).step(0.1, Peers())
+    torch.testing.assert_close(tall, before - 0.1 * 3**0.5 * found.mT)  # scaled by sqrt(rows / columns)
+    assert tall.grad is None and wide.grad is None
+
+
+def test_loss_falls_and_a_killed_run_ends_the_same(tmp_path: Path) -> None:
+    whole = train(DRY, tmp_path / "whole", prompts=2)
+    train(DRY, tmp_path / "parts", stop_after=5)
+    assert not (tmp_path / "parts" / MODEL).exists()
+    again = train(DRY, tmp_path / "parts", prompts=2)
+    for name in (f"{MODEL}/model.safetensors", f"{MODEL}/config.json", "curve.json"):
+        assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "parts" / name).read_bytes()
+    assert (whole.step, whole.tokens, whole.next) == (again.step, again.tokens, again.next)
+    state = load_file(tmp_path / "whole" / STATE)
+    assert all(torch.equal(value, state[name]) for name, value in again.tensors().items())
+    batch = next(batches(9, DRY.mix, TOKENIZER, (0, 0)))[1]
+    fresh = new_model(DRY, TOKENIZER)
+    assert objective(whole.model, batch) < 0.9 * objective(fresh, batch)
+    loaded = checkpoint.load(tmp_path / "whole" / MODEL)
+    assert loaded.dtype == torch.bfloat16 and loaded.tokenizer is not None
+
+
+def test_a_state_of_another_recipe_is_refused(tmp_path: Path) -> None:
+    train(DRY, tmp_path, stop_after=1)
+    with pytest.raises(checkpoint.CheckpointError, match="belongs to another recipe"):
+        train(dataclasses.replace(DRY, seed=1), tmp_path)
+    (tmp_path / STATE).write_bytes((tmp_path / STATE).read_bytes()[:-9])
+    with pytest.raises(checkpoint.CheckpointError, match="torn or not a safetensors file"):
+        train(DRY, tmp_path)
+
+
+def test_parts_of_a_batch_give_the_whole_gradient() -> None:
+    batch = next(batches(0, DRY.mix, TOKENIZER, (0, 0)))[1]
+    gradients = []
+    for parts in ([batch], [batch.part(0, 2), batch.part(1, 2)]):
+        model = Trainer(DRY, Peers()).model
+        for part in parts:
+            objective(model, part).backward()  # type: ignore[no-untyped-call]
+        gradients.append(torch.cat([weight.grad.flatten() for weight in model.parameters() if weight.grad is not None]))
+    torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.slow
+def test_the_command_trains_in_two_processes_and_names_bad_input(tmp_path: Path) -> None:
+    def run(*options: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "dllm_reference_model.train", "--output", str(tmp_path), *options]
+        return subprocess.run(command, capture_output=True, text=True, check=False)
+
+    assert "steps must be >= 1" in run("--steps", "0").stderr
+    done = run("--dry-run", "--processes", "2")
+    assert done.returncode == 0, done.stderr
+    assert json.loads((tmp_path / "curve.json").read_text())[-1]["step"] == DRY.steps
+    checkpoint.load(tmp_path / MODEL)
+    refused = run("--steps", "7")
+    assert (
+        refused.returncode == 1 and "belongs to another recipe" in refused.stderr and "Traceback" not in refused.stderr
+    )
+
+
+class Oracle(Transformer):
+    """Knows one answer, is surer of it from the left, and never sees more than tokens and masks."""
+
+    answer: torch.Tensor
+
+    def forward(self, tokens, positions, store=None, key_mask=None):  # type: ignore[no-untyped-def]
+        return positions
+
+    def head(self, hidden):  # type: ignore[no-untyped-def]
+        logits = torch.zeros(*hidden.shape, self.vocab_size)
+        sure = 8.0 - 0.01 * hidden.float()
+        return logits.scatter(-1, self.answer[hidden.clamp(max=len(self.answer) - 1)][..., None], sure[..., None])
+
+
+@pytest.mark.parametrize(("threshold", "passes"), [(0.9, 2), (1.01, 12)])
+def test_the_plain_decoder(threshold: float, passes: int) -> None:
+    model = Oracle(new_model(DRY, TOKENIZER).config)
+    eos = TOKENIZER.eos_id
+    text = TOKENIZER.encode("12+3=15\n15")  # 8 tokens
+    prompt = [40, 41, 42]
+    model.answer = torch.tensor([*prompt, *text, *[eos] * 30])
+    ids, nfe = decode(model, [prompt, prompt], 18, block=6, threshold=threshold)
+    assert ids.shape == (2, 18) and text_of(ids[0].tolist(), TOKENIZER) == "12+3=15\n15"
+    assert nfe.tolist() == [passes, passes]  # two blocks; the third opens behind the EOS and costs nothing

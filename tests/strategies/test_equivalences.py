@@ -1,0 +1,212 @@
+"""Strategies that must agree, and limits that they must reach, on context-free, order-sensitive and random toy models."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from dllm_sdk import ConfigError, decode, generate, wrap
+from dllm_sdk.testing import Case, ToyModel, cases, check_scheduler, run_case
+from dllm_strategies import AdaBlock, ConfidenceAdaptive, FixedBlock
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+NEWLINE = (0,)
+thresholds = st.sampled_from([0.0, 0.3, 0.5, 0.7, 0.9, 1.1])
+blocks = st.integers(1, 12)
+inf = math.inf
+
+
+def threshold_decoding(block: int, threshold: float) -> ConfidenceAdaptive:
+    return ConfidenceAdaptive(min_block=block, max_block=block, commit_threshold=threshold)
+
+
+def never_ends(case: Case) -> Case:
+    return replace(case, model=replace(case.model, eos=False))
+
+
+def forward_passes(scheduler, case: Case) -> list[int]:
+    return [len(history) for history in run_case(scheduler, case)]
+
+
+@given(case=cases(max_rows=2), block=blocks, threshold=thresholds)
+@settings(max_examples=60)
+def test_adablock_without_a_sure_delimiter_is_threshold_decoding(case: Case, block: int, threshold: float) -> None:
+    plain = run_case(threshold_decoding(block, threshold), case)
+    assert run_case(AdaBlock(NEWLINE, block, threshold, inf), case) == plain
+    assert run_case(AdaBlock((), block, threshold, 0.0), case) == plain
+    assert run_case(AdaBlock(NEWLINE, block, threshold, 0.0, window=0), case) == plain
+
+
+@given(case=cases(max_rows=2), block=blocks)
+@settings(max_examples=40)
+def test_a_threshold_above_one_is_one_token_per_step(case: Case, block: int) -> None:
+    case = never_ends(case)
+    one_by_one = run_case(FixedBlock(block, block), case)
+    assert run_case(threshold_decoding(block, 1.1), case) == one_by_one
+    assert run_case(AdaBlock(NEWLINE, block, 1.1, inf), case) == one_by_one
+    assert [len(history) for history in one_by_one] == [row.gen_length + len(row.holes) for row in case.rows]
+
+
+@given(case=cases(max_rows=2), block=blocks)
+@settings(max_examples=30)
+def test_a_threshold_of_zero_is_one_step_per_block(case: Case, block: int) -> None:
+    case = never_ends(case)
+    masks = [row.gen_length + len(row.holes) for row in case.rows]
+    steps = [-(-n // block) for n in masks]
+    assert forward_passes(threshold_decoding(block, 0.0), case) == steps
+    assert run_case(FixedBlock(block, 1), case) == run_case(threshold_decoding(block, 0.0), case)
+
+
+@given(case=cases(max_rows=1))
+@settings(max_examples=30)
+def test_a_block_of_one_is_left_to_right(case: Case) -> None:
+    for history in run_case(FixedBlock(1, 1), never_ends(case)):
+        order = [position for changed, _ in history for _, position in changed]
+        assert order == sorted(order)
+
+
+@given(case=cases(max_rows=2), block=blocks, steps=st.integers(1, 15))
+@settings(max_examples=40)
+def test_a_quota_is_an_equal_share(case: Case, block: int, steps: int) -> None:
+    case = never_ends(case)
+    for row, history in zip(case.rows, run_case(FixedBlock(block, steps), case), strict=True):
+        left = row.gen_length + len(row.holes)
+        expected: list[int] = []
+        while left:
+            m = min(block, left)
+            share = [m // steps + (i < m % steps) for i in range(steps)]  # LLaDA's own formula
+            expected += [count for count in share if count]
+            left -= m
+        assert [len(changed) for changed, _ in history] == expected
+
+
+@given(case=cases(max_rows=1), low=thresholds, high=thresholds, block=blocks)
+@settings(max_examples=40)
+def test_a_higher_threshold_commits_less_in_the_same_step(case: Case, low: float, high: float, block: int) -> None:
+    first_commits = [run_case(threshold_decoding(block, t), case)[0][0][0] for t in sorted((low, high))]
+    assert {p for _, p in first_commits[1]} <= {p for _, p in first_commits[0]}
+
+
+@given(case=cases(max_rows=1), block=blocks, threshold=thresholds)
+@settings(max_examples=30)
+def test_on_a_context_free_model_every_strategy_writes_the_same(case: Case, block: int, threshold: float) -> None:
+    case = replace(never_ends(case), model=replace(case.model, sees="position", eos=False), temperature=0.0)
+    ends = {
+        tuple(run_case(scheduler, case)[0][-1][1])
+        for scheduler in (
+            FixedBlock(block, 3),
+            ConfidenceAdaptive(threshold, 1, block),
+            AdaBlock(NEWLINE, block, threshold),
+        )
+    }
+    assert len(ends) == 1
+
+
+@pytest.mark.parametrize("scheduler", [threshold_decoding(8, 0.9), AdaBlock((), 8, 0.9), ConfidenceAdaptive()])
+def test_where_a_token_needs_its_left_neighbour_thresholds_go_left_to_right(scheduler) -> None:
+    def sure_after_a_token(tokens):
+        known = torch.cat([torch.ones_like(tokens[:, :1]), (tokens[:, :-1] != 7).long()], dim=1)
+        return torch.nn.functional.one_hot(torch.full_like(tokens, 3), 8).double() * (0.5 + 9 * known[..., None])
+
+    model = wrap(sure_after_a_token, mask_id=7, vocab_size=8)
+    steps = list(decode(model, [1], scheduler, gen_length=20))
+    assert [step.decision.commit[0].nonzero().flatten().tolist() for step in steps] == [[i] for i in range(1, 21)]
+
+
+@given(case=cases(max_rows=1), block=blocks, threshold=thresholds, window=st.sampled_from([0.25, 0.5, 1.0, 3]))
+@settings(max_examples=40)
+def test_adablock_block_lengths_keep_their_bounds(case: Case, block: int, threshold: float, window: float) -> None:
+    case = never_ends(case)
+    row = case.rows[0]
+    left = masks = row.gen_length + len(row.holes)
+    width = int(window * masks) if isinstance(window, float) else window
+    lengths = []
+    for step in decode(
+        case.model.build(),
+        [list(row.prompt)],
+        AdaBlock(NEWLINE, block, threshold, 0.4, window),
+        gen_length=row.gen_length,
+        open=[torch.tensor([i in row.holes for i in range(len(row.prompt))], dtype=torch.bool)],
+    ):
+        if int(step.view.step) == 0:
+            length = int(step.view.open.sum())
+            lengths.append(length)
+            last = int(step.view.open[0].nonzero().max())
+            sure = int(step.view.draft[0, last]) in NEWLINE and float(step.view.confidence[0, last]) >= 0.4
+            assert length == min(block, left) or (sure and length <= width)
+            left -= length
+    assert sum(lengths) == masks
+
+
+def table_model(drafts: list[int], confidences: list[float]):
+    """A model that drafts these tokens with these probabilities, whatever is committed."""
+    logits = torch.zeros(len(drafts), 8, dtype=torch.float64)
+    for i, (draft, p) in enumerate(zip(drafts, confidences, strict=True)):
+        logits[i] = math.log((1 - p) / 6)
+        logits[i, draft] = math.log(p)
+    return wrap(lambda tokens: logits[: tokens.shape[1]].expand(len(tokens), -1, -1), mask_id=7, vocab_size=8)
+
+
+def block_lengths(model, scheduler, gen_length: int) -> list[int]:
+    steps = decode(model, [[]], scheduler, gen_length=gen_length)
+    return [int(step.view.open.sum()) for step in steps if int(step.view.step) == 0]
+
+
+def test_adablock_ends_at_the_most_confident_delimiter_not_the_nearest() -> None:
+    model = table_model([3, 0, 3, 0, 3, 3, 0, 3], [0.95, 0.5, 0.9, 0.8, 0.5, 0.5, 0.8, 0.9])
+    assert block_lengths(model, AdaBlock(NEWLINE, 8, 0.9, 0.3, 1.0), 8)[0] == 4  # tie of positions 3 and 6: the nearer
+    assert block_lengths(model, AdaBlock(NEWLINE, 5, 0.9, 0.85, 1.0), 8) == [5, 3]  # none is sure enough
+    assert block_lengths(model, AdaBlock(NEWLINE, 5, 0.9, 0.3, 0.25), 8)[0] == 2  # a quarter of 8 positions is seen
+    assert block_lengths(model, AdaBlock(NEWLINE, 2, 0.9, 0.3, 8), 8)[0] == 4  # the window overrides the block
+
+
+def test_confidence_adaptive_blocks_follow_the_run_of_sure_drafts() -> None:
+    model = table_model([1] * 10, [0.95, 0.8, 0.75, 0.2, 0.9, 0.9, 0.9, 0.9, 0.9, 0.1])
+    assert block_lengths(model, ConfidenceAdaptive(0.7, 2, 8), 10) == [3, 2, 4, 1]
+    assert block_lengths(model, ConfidenceAdaptive(0.7, 2, 3), 10)[0] == 3
+
+
+def test_text_delimiters_are_every_token_that_contains_them() -> None:
+    model = ToyModel(3, eos=False).build()
+    by_text = generate(model, [[1]], AdaBlock("\n", 4, window=1.0), gen_length=12)
+    by_id = generate(model, [[1]], AdaBlock(NEWLINE, 4, window=1.0), gen_length=12)
+    assert by_text.tokens[0].equal(by_id.tokens[0]) and by_text.nfe == by_id.nfe
+    with pytest.raises(ConfigError, match="no token of the model's tokenizer contains '!'"):
+        generate(model, [[1]], AdaBlock("!"), gen_length=4)
+
+
+BAD_FIELDS = [
+    (lambda: FixedBlock(block=0), "block must be a whole number >= 1, got 0"),
+    (lambda: FixedBlock(steps=1.5), "steps must be a whole number >= 1, got 1.5"),
+    (lambda: ConfidenceAdaptive(threshold=math.nan), "threshold must be a number >= 0, got nan"),
+    (lambda: ConfidenceAdaptive(min_block=9, max_block=8), "min_block must be <= max_block"),
+    (lambda: AdaBlock(window=1.5), "window must be a number from 0 to 1, got 1.5"),
+    (lambda: AdaBlock(window=-1), "window must be a number >= 0, got -1"),
+    (lambda: AdaBlock(block=True), "block must be a whole number >= 1, got True"),
+    (lambda: AdaBlock(threshold="high"), "threshold must be a number >= 0, got 'high'"),
+]
+
+
+@pytest.mark.parametrize(("make", "words"), BAD_FIELDS, ids=[words[:30] for _, words in BAD_FIELDS])
+def test_a_bad_field_is_named_with_its_range(make, words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        make()
+
+
+@pytest.mark.parametrize(
+    "scheduler",
+    [
+        FixedBlock(),
+        FixedBlock(4, 2),
+        ConfidenceAdaptive(),
+        ConfidenceAdaptive(0.3, 1, 5, 0.5),
+        AdaBlock(),
+        AdaBlock("\n", 5, 0.5, 0.2, 0.5),
+    ],
+    ids=repr,
+)
+def test_every_strategy_keeps_the_protocol(scheduler) -> None:
+    check_scheduler(scheduler)
