@@ -1,8 +1,26 @@
-"""One thread and one deterministic hypothesis profile, so that a failure here is a failure anywhere."""
+"""One thread and one deterministic hypothesis profile, so that a failure here is a failure anywhere; and who may skip."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
 
 import hypothesis
+import pytest
 import torch
 
 torch.set_num_threads(1)
 hypothesis.settings.register_profile("ci", derandomize=True, database=None, deadline=None, print_blob=False)
 hypothesis.settings.load_profile("ci")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--fail-on-skip", action="store_true", help="every extra is installed: a skip is a failure")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Generator[None, object, object]:
+    report = yield
+    may_skip = item.get_closest_marker("extra") and not item.config.getoption("--fail-on-skip")
+    if getattr(report, "skipped", False) and not may_skip:
+        report.outcome = "failed"  # type: ignore[attr-defined]
+    return report

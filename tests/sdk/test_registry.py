@@ -1,0 +1,122 @@
+"""Names, specs and plug-ins: what is found, and the one sentence for what is not."""
+
+from __future__ import annotations
+
+import math
+from importlib.metadata import EntryPoint
+from pathlib import Path
+
+import pytest
+from dllm_sdk import ConfigError, RegistryError, load_model, load_scheduler, load_task, registry
+from dllm_strategies import AdaBlock, FixedBlock
+
+MINE = '''"""A plug-in."""
+
+from dataclasses import dataclass
+
+from dllm_sdk import Decision, Scheduler
+from dllm_sdk.rules import first, top_k
+
+
+@dataclass(frozen=True)
+class Mine(Scheduler):
+    """Two at a time."""
+
+    count: int = 2
+    names: tuple[str, ...] = ()
+
+    def __post_init__(self):
+        if self.count < 1:
+            raise ValueError(f"count must be >= 1, got {self.count}")
+
+    def plan(self, view, state):
+        return first(view.open, 8), state
+
+    def select(self, view, state):
+        return Decision(top_k(view.open, view.confidence, self.count)), state
+
+
+class NotAScheduler:
+    pass
+'''
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    (tmp_path / "mine.py").write_text(MINE, encoding="utf-8")
+    (tmp_path / "broken.py").write_text("import nothing_like_this\n", encoding="utf-8")
+    (tmp_path / "s.toml").write_text('scheduler = "fixed-block"\n[fields]\nblock = 8\nsteps = 4\n', encoding="utf-8")
+    (tmp_path / "empty.toml").write_text("", encoding="utf-8")
+    (tmp_path / "torn.toml").write_text("scheduler = ", encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_specs(folder: Path) -> None:
+    assert load_scheduler("fixed-block") == FixedBlock()
+    assert load_scheduler("fixed-block:block=8,steps=4") == load_scheduler("@s.toml") == FixedBlock(8, 4)
+    assert load_scheduler("@s.toml:steps=2") == FixedBlock(8, 2)
+    assert load_scheduler("dllm_strategies:AdaBlock:delimiter-threshold=inf").delimiter_threshold == math.inf
+    assert load_scheduler('adablock:delimiters=["\\n", ",", 7],window=3') == AdaBlock(("\n", ",", 7), window=3)
+    mine = load_scheduler('./mine.py:Mine:count=3,names=["a,b", "c"]')
+    assert (mine.count, mine.names) == (3, ("a,b", "c"))
+    both = load_scheduler("adablock:threshold=1e+0+fixed-block:block=4")
+    assert (both.plan_part, both.select_part) == (AdaBlock(threshold=1.0), FixedBlock(4))
+
+
+BAD = [
+    ("adablok", RegistryError, "no scheduler 'adablok'; did you mean 'adablock'"),
+    ("fixed-block:blok=3", ConfigError, "no field 'blok' of FixedBlock; did you mean 'block'"),
+    ("fixed-block:block=0", ConfigError, "block must be a whole number >= 1, got 0"),
+    ("adablock:threshold=nan", ConfigError, "threshold must be a number >= 0, got nan"),
+    ("adablock:threshold=.8", ConfigError, "'.8' is not a TOML value"),
+    ("adablock:threshold=high", ConfigError, "'high' is not a TOML value"),
+    ("fixed-block:block=3,4", ConfigError, "expected field=value, got '4'"),
+    ("", ConfigError, "must be NAME"),
+    ("a+b+c", ConfigError, "combines two"),
+    ("./nowhere.py:Mine", RegistryError, "there is no file ./nowhere.py"),
+    ("./mine.py:Mien", RegistryError, "'Mien' in ./mine.py; did you mean 'Mine'"),
+    ("./mine.py:NotAScheduler", RegistryError, "not a subclass of dllm_sdk.Scheduler"),
+    ("./mine.py:Mine:count=0", ConfigError, "Mine: count must be >= 1, got 0"),
+    ("./broken.py:Mine", RegistryError, "cannot be loaded: ModuleNotFoundError: No module named 'nothing_like_this'"),
+    ("no_such_module:Mine", RegistryError, "there is no module 'no_such_module'"),
+    ("@nowhere.toml", ConfigError, "there is no scheduler file nowhere.toml"),
+    ("@torn.toml", ConfigError, "torn.toml is not valid TOML"),
+    ("@empty.toml", ConfigError, "must hold scheduler"),
+]
+
+
+@pytest.mark.parametrize(("spec", "kind", "words"), BAD, ids=[spec or "empty" for spec, *_ in BAD])
+def test_a_bad_spec_is_one_clear_sentence(folder: Path, spec: str, kind: type[Exception], words: str) -> None:
+    with pytest.raises(kind) as caught:
+        load_scheduler(spec)
+    assert words in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_models_and_tasks(folder: Path) -> None:
+    with pytest.raises(RegistryError, match="no model 'tinny'; did you mean 'tiny'"):
+        load_model("tinny")
+    with pytest.raises(ConfigError, match="dtype must be the name of a torch dtype"):
+        load_model("tiny", dtype="float12")
+    with pytest.raises(RegistryError, match="no task 'sorting'"):
+        load_task("sorting")
+    assert load_task("sort").name == "sort"
+
+
+def points(*pairs: tuple[str, str]):
+    return lambda group: [EntryPoint(name, value, group) for name, value in pairs]
+
+
+def test_a_broken_plug_in_is_named_and_hurts_nobody_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = points(("bad", "nothing_like_this:Bad"), ("good", "dllm_strategies:FixedBlock"))
+    monkeypatch.setattr(registry, "entry_points", found)
+    assert list(registry.available("scheduler")) == ["bad", "good"]
+    assert load_scheduler("good") == FixedBlock()
+    with pytest.raises(RegistryError, match=r"plug-in behind scheduler 'bad' \(nothing_like_this:Bad\) cannot be loaded"):
+        load_scheduler("bad")
+
+
+def test_a_name_that_two_distributions_claim_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry, "entry_points", points(("x", "a:A"), ("x", "b:B")))
+    with pytest.raises(RegistryError, match="registered by a:A and b:B"):
+        load_scheduler("x")
