@@ -44,6 +44,10 @@ class Batch:
     clean: Tensor  # int64 [B, L]
     weight: Tensor  # float32 [B, L]  of the cross-entropy; 0 where nothing is masked
 
+    def part(self, index: int, count: int) -> "Batch":
+        """Every `count`-th row; the losses of the parts add up to the batch's."""
+        return Batch(self.noisy[index::count], self.clean[index::count], self.weight[index::count])
+
 
 Counter = tuple[int, int]  # chunk, batch in it
 

@@ -9,6 +9,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from dllm_reference_model.peers import Peers
+
 _QUINTIC = (3.4445, -4.7750, 2.0315)  # coefficients of the published Newton-Schulz iteration
 _ITERATIONS = 5
 
@@ -26,12 +28,16 @@ class Muon:
         self.velocity = [torch.zeros(len(group), *shape) for shape, group in shapes.items()]
 
     @torch.no_grad()
-    def step(self, lr: float) -> None:
-        """One update of every matrix from its gradient; gradients are cleared."""
+    def step(self, lr: float, peers: Peers) -> None:
+        """One update of every matrix from its gradient, the work shared with the peers; gradients are cleared."""
         for group, velocity in zip(self.groups, self.velocity, strict=True):
             gradient = torch.stack([_wide(matrix.grad) for matrix in group if matrix.grad is not None])
             velocity.lerp_(gradient, 1 - self.momentum)
-            updates = orthogonal(gradient.lerp(velocity, self.momentum))  # Nesterov
+            direction = gradient.lerp(velocity, self.momentum)  # Nesterov
+            mine = slice(peers.rank, None, peers.count)
+            updates = torch.zeros_like(direction)
+            updates[mine] = orthogonal(direction[mine])
+            peers.sum(updates)
             for matrix, update in zip(group, updates, strict=True):
                 rows, columns = matrix.shape
                 turned = update if rows <= columns else update.mT

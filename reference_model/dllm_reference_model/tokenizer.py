@@ -26,6 +26,7 @@ class Tokenizer:
         self.mask_id, self.eos_id, self.pad_id, self.bos_id = ids = [_id_of(fast, token) for token in SPECIALS]
         self.vocab_size: int = fast.get_vocab_size()
         self._fast = fast
+        self._fast.encode_special_tokens = True  # a prompt that says [MASK] means the six characters
         self._special = frozenset(ids)
 
     def encode(self, text: str) -> list[int]:

@@ -1,7 +1,7 @@
 """Train the tiny model: `python -m dllm_reference_model.train --output FOLDER`.
 
-One process on a CPU. The state is saved every few minutes; the same command goes on where a killed run stopped and ends
-with the same weights. The recipe's numbers were measured on small runs; what was not compared is said to be a choice.
+On a CPU, in two processes. The state is saved every few minutes; the same command goes on where a killed run stopped
+and ends with the same weights. It knows no decoding strategy: a plain decoder of its own says how good the model is.
 """
 
 import argparse
@@ -23,6 +23,7 @@ from dllm_reference_model import checkpoint, evaluate, tasks
 from dllm_reference_model.data import Batch, Mix, batches
 from dllm_reference_model.model import Config, Transformer
 from dllm_reference_model.muon import Muon
+from dllm_reference_model.peers import Peers, together
 from dllm_reference_model.tokenizer import Tokenizer
 
 STATE = "state.safetensors"
@@ -31,10 +32,11 @@ MODEL = "model"  # folder of the finished checkpoint, inside the output folder
 
 @dataclass(frozen=True)
 class Recipe:
-    """Everything that decides the weights, beside the number of threads."""
+    """Everything that decides the weights."""
 
     steps: int = 10_000
     seed: int = 0
+    processes: int = 2  # of one thread each; they round differently from one process
     width: int = 128
     layers: int = 6
     heads: int = 4
@@ -44,6 +46,7 @@ class Recipe:
     )
     matrix_lr: float = 0.03  # Muon, with qk-norm; AdamW at 3e-3 was 1.42 against 1.11 in validation loss at 1M tokens
     vector_lr: float = 3e-3  # AdamW, for the embedding and the norms
+    tokenizer_samples: int = 2000  # per task and level
     warmup: float = 0.02  # share of the steps
     decay: float = 0.65  # share of the steps, linear to 0 at the end
 
@@ -56,6 +59,8 @@ class Recipe:
 
 DRY = Recipe(
     steps=12,
+    processes=1,
+    tokenizer_samples=20,
     width=32,
     layers=2,
     heads=2,
@@ -67,9 +72,9 @@ DRY = Recipe(
 class Trainer:
     """A model, its optimisers and counters: all that a state file holds."""
 
-    def __init__(self, recipe: Recipe) -> None:
-        self.recipe = recipe
-        self.tokenizer = Tokenizer.build()
+    def __init__(self, recipe: Recipe, peers: Peers) -> None:
+        self.recipe, self.peers = recipe, peers
+        self.tokenizer = Tokenizer.build(samples=recipe.tokenizer_samples)
         self.model = new_model(recipe, self.tokenizer)
         embedding = self.model.embed.weight
         matrices = [p for p in self.model.parameters() if p.ndim == 2 and p is not embedding]
@@ -81,18 +86,29 @@ class Trainer:
         self.curve: list[dict[str, float]] = []  # what was evaluated on the way
 
     def update(self, batch: Batch) -> Tensor:
-        """One optimiser step; the loss [] before it."""
+        """One optimiser step; the loss [] before it. Each peer takes its share of the rows."""
         rate = self.recipe.learning_rate(self.step)
         self.model.train()
-        loss = objective(self.model, batch)
+        loss = objective(self.model, batch.part(self.peers.rank, self.peers.count))
         loss.backward()  # type: ignore[no-untyped-call]
-        self.muon.step(self.recipe.matrix_lr * rate)
+        loss = self._add_up(loss.detach())
+        self.muon.step(self.recipe.matrix_lr * rate, self.peers)
         self.adam.param_groups[0]["lr"] = self.recipe.vector_lr * rate
         self.adam.step()
         self.adam.zero_grad()
         self.step += 1
         self.tokens += batch.clean.numel()
-        return loss.detach()
+        return loss
+
+    def _add_up(self, loss: Tensor) -> Tensor:
+        """Sum gradients and loss over the peers, in one message."""
+        gradients = [weight.grad for weight in self.model.parameters() if weight.grad is not None]
+        message = torch.cat([loss.view(1), *(gradient.flatten() for gradient in gradients)])
+        self.peers.sum(message)
+        parts = torch.split(message[1:], [gradient.numel() for gradient in gradients])
+        for gradient, part in zip(gradients, parts, strict=True):
+            gradient.copy_(part.view_as(gradient))
+        return message[0]
 
     def tensors(self) -> dict[str, Tensor]:
         """Every tensor of the state, by name; the values are shared, not copied."""
@@ -111,16 +127,7 @@ class Trainer:
 
     def restore(self, path: Path) -> None:
         """Go on from a state file of the same recipe."""
-        try:
-            with safe_open(path, framework="pt") as file:
-                metadata = file.metadata() or {}
-                found = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
-        except SafetensorError as error:
-            raise checkpoint.CheckpointError(f"{path} is torn or not a safetensors file ({error})") from None
-        if metadata.get("recipe") != _json(self.recipe):
-            raise checkpoint.CheckpointError(
-                f"{path} belongs to another recipe: {metadata.get('recipe')}, expected {_json(self.recipe)}"
-            )
+        metadata, found = read_state(path, self.recipe)
         counters = json.loads(metadata["counters"])
         self.step, self.tokens, self.seconds = counters["step"], counters["tokens"], counters["seconds"]
         self.next, self.curve = tuple(counters["next"]), json.loads(metadata["curve"])
@@ -133,6 +140,21 @@ class Trainer:
                 _, index_text, key = name.split(".")
                 state.setdefault(int(index_text), {})[key] = value
         self.adam.load_state_dict({**self.adam.state_dict(), "state": state})
+
+
+def read_state(path: Path, recipe: Recipe) -> tuple[dict[str, str], dict[str, Tensor]]:
+    """Metadata and tensors of a state file; CheckpointError if it is torn or belongs to another recipe."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            found = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+    except SafetensorError as error:
+        raise checkpoint.CheckpointError(f"{path} is torn or not a safetensors file ({error})") from None
+    if metadata.get("recipe") != _json(recipe):
+        raise checkpoint.CheckpointError(
+            f"{path} belongs to another recipe: {metadata.get('recipe')}, expected {_json(recipe)}"
+        )
+    return metadata, found
 
 
 def new_model(recipe: Recipe, tokenizer: Tokenizer) -> Transformer:
@@ -175,13 +197,14 @@ def train(
     recipe: Recipe,
     output: Path,
     *,
+    peers: Peers | None = None,
     stop_after: int | None = None,
     save_every: int = 250,
     evaluate_every: int = 1000,
     prompts: int = 40,
 ) -> Trainer:
     """Train, or go on training, until the recipe's last step or `stop_after`; the checkpoint goes to `output`/model."""
-    trainer = Trainer(recipe)
+    trainer = Trainer(recipe, peers or Peers())
     output.mkdir(parents=True, exist_ok=True)
     state = output / STATE
     if state.exists():
@@ -194,6 +217,8 @@ def train(
         following, batch = next(stream)
         mean.add(trainer.update(batch))
         trainer.next = following
+        if trainer.peers.rank:
+            continue  # the first process speaks, evaluates and saves
         if trainer.step % 50 == 0:
             _say(f"{clock.line()}  loss {mean.take():.4f}")
         if trainer.step % evaluate_every == 0 or trainer.step == recipe.steps:
@@ -201,7 +226,7 @@ def train(
         if trainer.step % save_every == 0 or trainer.step == last:
             clock.count()
             trainer.save(state)
-    if trainer.step == recipe.steps:
+    if trainer.step == recipe.steps and not trainer.peers.rank:
         checkpoint.save(trainer.model, output / MODEL, dtype=torch.bfloat16)
         (output / "curve.json").write_text(json.dumps(trainer.curve, indent=1) + "\n", encoding="utf-8")
     return trainer
@@ -267,21 +292,34 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True, help="folder of the state and the finished checkpoint")
     parser.add_argument("--steps", type=int, default=Recipe.steps, help="optimiser steps (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=Recipe.seed, help="(default: %(default)s)")
-    parser.add_argument("--threads", type=int, default=2, help="CPU threads; part of the result (default: %(default)s)")
+    parser.add_argument(
+        "--processes", type=int, default=Recipe.processes, help="CPU cores; part of the result (default: %(default)s)"
+    )
     parser.add_argument("--save-every", type=int, default=250, metavar="STEPS", help="(default: %(default)s)")
     parser.add_argument("--evaluate-every", type=int, default=1000, metavar="STEPS", help="(default: %(default)s)")
     parser.add_argument("--dry-run", action="store_true", help="a few steps of a very small model: does it run?")
     args = parser.parse_args()
-    for name in ("steps", "threads", "save_every", "evaluate_every"):
+    for name in ("steps", "processes", "save_every", "evaluate_every"):
         if getattr(args, name) < 1:
             parser.error(f"--{name.replace('_', '-')} must be >= 1, got {getattr(args, name)}")
-    torch.set_num_threads(args.threads)
-    recipe = DRY if args.dry_run else dataclasses.replace(Recipe(), steps=args.steps, seed=args.seed)
-    prompts = 4 if args.dry_run else 40
+    recipe = DRY if args.dry_run else Recipe(steps=args.steps, seed=args.seed)
+    recipe = dataclasses.replace(recipe, processes=args.processes)
+    options = {
+        "save_every": args.save_every,
+        "evaluate_every": args.evaluate_every,
+        "prompts": 4 if args.dry_run else 40,
+    }
     try:
-        train(recipe, args.output, save_every=args.save_every, evaluate_every=args.evaluate_every, prompts=prompts)
+        args.output.mkdir(parents=True, exist_ok=True)
+        if (args.output / STATE).exists():
+            read_state(args.output / STATE, recipe)  # so that a wrong one is a sentence, not a crash
+        together(recipe.processes, _work, recipe, args.output, options)
     except (checkpoint.CheckpointError, OSError) as error:
         parser.exit(1, f"{parser.prog}: {error}\n")
+
+
+def _work(peers: Peers, recipe: Recipe, output: Path, options: dict[str, int]) -> None:
+    train(recipe, output, peers=peers, **options)
 
 
 if __name__ == "__main__":

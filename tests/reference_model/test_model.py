@@ -114,20 +114,20 @@ def test_positions_matter_only_relative_to_each_other() -> None:
     assert not torch.allclose(model(tokens, positions), model(tokens, positions * 2))
 
 
-def test_take_copies_and_put_writes() -> None:
+def test_keep_moves_rows_to_the_front_and_put_writes() -> None:
     model, (tokens, positions) = random_model(PLAIN), canvas(4, 6)
     store = model.new_store(4, 7)
     model(tokens, positions, store)
     before = Store(store.keys.clone(), store.values.clone())
-    rows = torch.tensor([3, 1])
-    part = store.take(rows)
-    torch.testing.assert_close(part.keys, before.keys[:, [3, 1]])
+    part = model.new_store(2, 7)
     part.keys.add_(1)
-    part.values.mul_(2)
-    torch.testing.assert_close(store.keys, before.keys)
-    store.put(rows, part)
-    torch.testing.assert_close(store.keys[:, [3, 1]], before.keys[:, [3, 1]] + 1)
+    store.put(torch.tensor([3, 1]), part)
+    torch.testing.assert_close(store.keys[:, [3, 1]], torch.ones_like(part.keys))
     torch.testing.assert_close(store.values[:, [0, 2]], before.values[:, [0, 2]])
+    kept = store.keep(torch.tensor([0, 2, 3]))
+    torch.testing.assert_close(kept.keys[:, :2], before.keys[:, [0, 2]])
+    torch.testing.assert_close(kept.keys[:, 2], torch.ones_like(part.keys[:, 0]))
+    assert kept.keys.data_ptr() == store.keys.data_ptr()  # no second store
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])

@@ -56,7 +56,7 @@ class Story(Task):
         return f"story:{' '.join(sentences)} How many {things} has {name}?\n"
 
     def lines(self, prompt: str) -> list[tuple[str, ...]]:
-        first, *events, _ = re.split(r"\. ?", self._body(prompt))
+        first, *events = re.split(r"\. ?", self._body(prompt))[:-1] or [""]  # without the question
         start, changes = _START.fullmatch(first), [_EVENT.fullmatch(event) for event in events]
         if not start or not changes:
             raise self._foreign(prompt)
