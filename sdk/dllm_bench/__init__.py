@@ -1,0 +1,38 @@
+"""Compare decoding strategies by numbers that carry their definitions; the `dllm-bench` command and what is behind it.
+
+Nothing is imported before it is used (PEP 562), so that `dllm-bench --help` and `list` do not import torch.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from dllm_bench.catalogue import Plugin as Plugin
+    from dllm_bench.catalogue import available as available
+    from dllm_bench.comparison import compare as compare
+    from dllm_bench.conformance import check as check
+    from dllm_bench.results import Comparison as Comparison
+    from dllm_bench.results import Difference as Difference
+    from dllm_bench.results import Outcome as Outcome
+    from dllm_bench.results import Row as Row
+
+# A module must not have the name of a function in it: importing it would hide the function.
+_HOMES = {
+    "catalogue": ["Plugin", "available"],
+    "comparison": ["compare"],
+    "conformance": ["check"],
+    "results": ["Comparison", "Difference", "Outcome", "Row"],
+}
+_HOME = {name: module for module, names in _HOMES.items() for name in names}
+
+__all__ = sorted(_HOME)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'dllm_bench' has no attribute {name!r}")
+    return getattr(import_module(f"dllm_bench.{_HOME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOME])

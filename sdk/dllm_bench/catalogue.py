@@ -1,0 +1,73 @@
+"""What is installed: schedulers, models and tasks, from metadata alone or, on request, imported one by one.
+
+A broken plug-in is an entry with an error, never a failure of the list. The short form imports no torch.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import re
+import sys
+from dataclasses import dataclass
+from typing import Any, get_args
+
+from dllm_bench.explain import explain
+from dllm_sdk import registry
+from dllm_sdk.errors import DllmError
+
+_PAPER = re.compile(r"arXiv:\d{4}\.\d{4,5}")
+
+
+@dataclass(frozen=True)
+class Plugin:
+    """One entry; what follows `version` is filled in by the long form only."""
+
+    kind: str  # "scheduler", "model" or "task"
+    name: str
+    target: str  # MODULE:OBJECT
+    distribution: str
+    version: str
+    summary: str | None = None  # first line of its docstring
+    papers: tuple[str, ...] = ()  # arXiv numbers that its docstrings name
+    fields: dict[str, str] | None = None  # defaults as they would be written; None: it has no fields
+    error: str | None = None  # why it cannot be imported
+
+
+def available(*, long: bool = False) -> list[Plugin]:
+    """Every plug-in, by kind and name. `long` imports each one, which takes as long as importing torch."""
+    found = []
+    for kind in get_args(registry.Kind):
+        for name, point in registry.available(kind).items():
+            owner = (point.dist.name, point.dist.version) if point.dist else ("?", "?")
+            plugin = Plugin(kind, name, point.value, *owner)
+            found.append(_imported(kind, plugin) if long else plugin)
+    return found
+
+
+def _imported(kind: registry.Kind, plugin: Plugin) -> Plugin:
+    try:
+        target = registry.load(kind, plugin.name)
+    except DllmError as error:
+        return dataclasses.replace(plugin, error=explain(error).removeprefix("Error: "))
+    owner = target if inspect.isclass(target) or inspect.isroutine(target) else type(target)
+    own = inspect.cleandoc(owner.__doc__ or "")
+    module = getattr(sys.modules.get(owner.__module__), "__doc__", None) or ""
+    return dataclasses.replace(
+        plugin,
+        summary=(own or module.strip()).partition("\n")[0] or None,
+        papers=tuple(dict.fromkeys(_PAPER.findall(f"{own} {module}"))),
+        fields=_fields(owner),
+    )
+
+
+def _fields(owner: Any) -> dict[str, str] | None:
+    if not (inspect.isclass(owner) and dataclasses.is_dataclass(owner)):
+        return None
+    return {item.name: _default(item) for item in dataclasses.fields(owner) if item.init}
+
+
+def _default(item: dataclasses.Field[Any]) -> str:
+    if item.default is not dataclasses.MISSING:
+        return repr(item.default)
+    return "required" if item.default_factory is dataclasses.MISSING else repr(item.default_factory())

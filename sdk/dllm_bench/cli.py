@@ -1,0 +1,236 @@
+"""The `dllm-bench` command: options in, text out. Every command is a thin layer over one public function.
+
+Nothing here imports torch before a command needs it. Exit codes: 0 done, 1 the run failed, 2 wrong usage or bad input,
+130 interrupted. Results go to stdout, progress and errors to stderr; an error is one sentence.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import sys
+import traceback
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import Any, NoReturn, TypeVar
+
+import click
+
+import dllm_sdk
+from dllm_bench.explain import exit_code, explain
+from dllm_bench.results import FORMATS, Comparison
+from dllm_sdk.registry import Kind
+from dllm_sdk.registry import available as registered
+
+INTERRUPTED = 130
+_TRACEBACK = "dllm_bench.traceback"
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class Bench(click.Group):
+    """A group whose every error is a sentence and an exit code."""
+
+    def main(self, *args: Any, **extra: Any) -> Any:
+        """As click's, but wrong usage is one line, and plug-ins may lie in the current directory."""
+        if "" not in sys.path:
+            sys.path.append("")  # last, so that a local file never hides an installed package
+        run: Callable[..., Any] = super().main
+        if not extra.pop("standalone_mode", True):
+            return run(*args, standalone_mode=False, **extra)
+        try:
+            code = run(*args, standalone_mode=False, **extra)
+        except click.ClickException as error:
+            context = getattr(error, "ctx", None)
+            hint = f" (see {context.command_path} --help)" if context is not None else ""
+            click.echo(f"Error: {' '.join(error.format_message().split())}{hint}", err=True)
+            sys.exit(error.exit_code)
+        except click.Abort:
+            sys.exit(INTERRUPTED)
+        sys.exit(code if isinstance(code, int) else 0)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; turn what it raises into what a user reads."""
+        try:
+            return super().invoke(ctx)
+        except (click.ClickException, click.exceptions.Exit, click.Abort):
+            raise
+        except KeyboardInterrupt:
+            click.echo("Interrupted.", err=True)
+            ctx.exit(INTERRUPTED)
+        except Exception as error:
+            if isinstance(error, OSError) and error.errno == errno.EPIPE:
+                raise  # the reader of a pipe went away, which click ends quietly
+            _fail(ctx, error)
+
+
+def _fail(ctx: click.Context, error: Exception) -> NoReturn:
+    if ctx.meta.get(_TRACEBACK):
+        click.echo("".join(traceback.format_exception(error)), err=True, nl=False)
+    click.echo(explain(error), err=True)
+    ctx.exit(exit_code(error))
+
+
+def _show_traceback(ctx: click.Context, _: click.Parameter, value: bool) -> None:
+    if value:
+        ctx.meta[_TRACEBACK] = True  # shared by the group and its commands
+
+
+def traceback_option(command: F) -> F:
+    """--traceback, before or after the name of the command."""
+    option: Callable[[F], F] = click.option(
+        "--traceback",
+        is_flag=True,
+        expose_value=False,
+        callback=_show_traceback,
+        help="Show the whole traceback of an error.",
+    )
+    return option(command)
+
+
+def _names(kind: Kind) -> Callable[[click.Context, click.Parameter, str], list[str]]:
+    """What the shell may complete: names from metadata."""
+    return lambda ctx, param, typed: [name for name in registered(kind) if name.startswith(typed)]
+
+
+@click.group(cls=Bench, invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(dllm_sdk.__version__, prog_name="dllm-bench", message="%(prog)s %(version)s")
+@traceback_option
+@click.pass_context
+def cli(ctx: click.Context) -> None:
+    """Compare and check decoding strategies of masked-diffusion language models.
+
+    \b
+    dllm-bench compare                          three strategies on the model in the box
+    dllm-bench compare --scheduler ./mine.py:Mine --scheduler adablock:threshold=0.8
+    dllm-bench check ./mine.py:Mine             does my strategy keep the protocol?
+    dllm-bench list --long                      what is there, with its fields and papers
+
+    A SPEC is NAME, MODULE:CLASS, FILE.py:CLASS or @FILE.toml, then :field=value,... if any; PLAN_SPEC+SELECT_SPEC
+    combines the blocks of one scheduler with the commits of another.
+    """
+    if ctx.invoked_subcommand is None:
+        click.echo(ctx.get_help())
+
+
+@cli.command()
+@click.option(
+    "--model",
+    default="tiny",
+    show_default=True,
+    shell_complete=_names("model"),
+    help="NAME, NAME:PATH, MODULE:FUNCTION or FILE.py:FUNCTION.",
+)
+@click.option(
+    "--scheduler",
+    "schedulers",
+    metavar="SPEC",
+    multiple=True,
+    shell_complete=_names("scheduler"),
+    help="A row of the table; repeat it. The others are measured against the first. "
+    "Default: fixed-block, confidence-adaptive, adablock.",
+)
+@click.option(
+    "--task",
+    "tasks",
+    metavar="NAME|FILE.jsonl",
+    multiple=True,
+    shell_complete=_names("task"),
+    help='Repeat it for several. A file has {"prompt": ..., "answer": ...} per line, the answer if there is one. '
+    "Default: every registered task.",
+)
+@click.option("--limit", default=200, show_default=True, help="Prompts in all tasks together.")
+@click.option("--batch-size", default=32, show_default=True, help="Prompts decoded together.")
+@click.option("--seed", default=0, show_default=True, help="Of the prompts and of sampling.")
+@click.option(
+    "--gen-length", type=int, help="Positions to generate per prompt.  [default: the task's own, 64 for a file]"
+)
+@click.option("--temperature", default=0.0, show_default=True, help="0 takes the likeliest token.")
+@click.option("--device", default="cpu", show_default=True, help="As torch names it: cpu, cuda, cuda:1.")
+@click.option("--dtype", help="float32, bfloat16, ...  [default: the model's own]")
+@click.option("--output", metavar="FOLDER", help="Write results.jsonl there, one line per prompt and scheduler.")
+@click.option("--format", type=click.Choice(FORMATS), default="table", show_default=True)
+@traceback_option
+@click.pass_context
+def compare(
+    ctx: click.Context, /, schedulers: tuple[str, ...], tasks: tuple[str, ...], format: str, **options: Any
+) -> None:
+    """Decode the same prompts with several schedulers; compare accuracy, forward passes and speed."""
+    from dllm_bench.progress import Meter
+
+    meter = Meter(sys.stderr)
+    try:
+        comparison = _compare(schedulers, tasks, progress=meter, **options)
+    except KeyboardInterrupt:
+        meter.clear()
+        kept = (
+            f"they are in {options['output']}" if options["output"] else "nothing was kept (--output FOLDER keeps them)"
+        )
+        done = f"Interrupted after {meter.done} of {meter.total} generations; {kept}."
+        click.echo(done if meter.done else "Interrupted before the first generation.", err=True)
+        ctx.exit(INTERRUPTED)
+    except Exception:
+        meter.clear()
+        raise
+    click.echo(_text(comparison, format))
+
+
+def _compare(schedulers: tuple[str, ...], tasks: tuple[str, ...], **options: Any) -> Comparison:
+    from dllm_bench.comparison import DEFAULT_SCHEDULERS
+    from dllm_bench.comparison import compare as run
+
+    return run(schedulers=schedulers or DEFAULT_SCHEDULERS, tasks=tasks or None, **options)
+
+
+def _text(comparison: Comparison, format: str) -> str:
+    if format != "table":
+        return comparison.to(format)  # type: ignore[arg-type]
+    encoding = getattr(sys.stdout, "encoding", None) or "ascii"
+    rule = "─" if encoding.lower().startswith("utf") else "-"
+    return comparison.to(
+        "table",
+        heading=lambda text: click.style(text, bold=True),  # echo strips styles where there is no terminal
+        note=lambda text: click.style(text, dim=True),
+        rule=rule,
+    )
+
+
+@cli.command("list")
+@click.option("--long", is_flag=True, help="Import each one: what it is, its paper, its fields, or why it is broken.")
+@click.option("--format", type=click.Choice(["table", "json"]), default="table", show_default=True)
+@traceback_option
+def list_command(long: bool, format: str) -> None:
+    """Schedulers, models and tasks that are installed, ours and others'."""
+    from dllm_bench.catalogue import available
+    from dllm_bench.listing import listing
+
+    plugins = available(long=long)
+    found = json.dumps([asdict(one) for one in plugins], indent=2, ensure_ascii=False)
+    click.echo(found if format == "json" else listing(plugins))
+
+
+@cli.command()
+@click.argument("spec", shell_complete=_names("scheduler"))
+@click.option("--examples", default=50, show_default=True, help="Random cases to try.")
+@click.option("--seed", default=0, show_default=True, help="The same seed tries the same cases.")
+@traceback_option
+@click.pass_context
+def check(ctx: click.Context, spec: str, examples: int, seed: int) -> None:
+    """Check that a scheduler keeps the protocol, on random models, prompts and batches.
+
+    SPEC is NAME, MODULE:CLASS, FILE.py:CLASS or @FILE.toml, then :field=value,...
+    """
+    from dllm_bench.conformance import check as run
+    from dllm_bench.conformance import meaning
+
+    report = run(spec, examples=examples, seed=seed)
+    width = max(map(len, report.passed), default=0)
+    click.echo(f"{report.scheduler}\n")
+    for name in report.passed:
+        click.echo(f"  ok  {name:<{width}}  {meaning(name)}".rstrip())
+    click.echo(f"\n{len(report.passed)} properties hold on {report.examples} random cases (seed {seed}).")
+
+
+def main() -> None:
+    """The entry point of the `dllm-bench` command."""
+    cli()

@@ -1,0 +1,170 @@
+"""`compare`: schedulers side by side on tasks. Checks everything first, then measures, then sums up.
+
+Knows schedulers, models and tasks only through the registry or as objects that the caller made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dllm_bench.environment import describe, fingerprint
+from dllm_bench.journal import Journal
+from dllm_bench.measure import Batch, Report, Run, cut
+from dllm_bench.metrics import difference, summarise
+from dllm_bench.questions import Questions, collect
+from dllm_bench.results import Comparison, Outcome
+from dllm_sdk import ConfigError, DllmError, Model, Sampler, Scheduler, load_model, load_scheduler
+from dllm_sdk.model import bind
+
+DEFAULT_SCHEDULERS = ("fixed-block", "confidence-adaptive", "adablock")
+_MODEL_NEEDS = ("mask_id", "eos_ids", "vocab_size", "shift", "block_causal", "max_length", "device", "tokenizer")
+
+
+def compare(
+    model: str | Model = "tiny",
+    schedulers: Sequence[str | Scheduler[Any]] = DEFAULT_SCHEDULERS,
+    tasks: Sequence[Any] | None = None,
+    *,
+    limit: int = 200,
+    batch_size: int = 32,
+    seed: int = 0,
+    gen_length: int | None = None,
+    temperature: float = 0.0,
+    device: str = "cpu",
+    dtype: str | None = None,
+    output: str | Path | None = None,
+    progress: Report | None = None,
+) -> Comparison:
+    """Decode the same prompts with every scheduler and compare accuracy, forward passes and speed.
+
+    `model` is NAME, NAME:PATH, MODULE:FUNCTION or a model; `schedulers` are SPECs or objects, the first one is what the
+    others are measured against; `tasks` are names, FILE.jsonl or objects (None: all that are registered). `limit` is
+    the number of prompts in all tasks together, `seed` that of the prompts and of sampling, `gen_length` the positions
+    to generate per prompt (None: the task's own), `output` a folder for results.jsonl, written as the run goes.
+
+    Everything is checked before anything runs: ConfigError and RegistryError say what was wrong. SchedulerError and
+    ModelError come from the run itself.
+    """
+    for name, value in (("limit", limit), ("batch_size", batch_size), ("gen_length", gen_length)):
+        if value is not None or name != "gen_length":
+            _check_whole(name, value, 1)
+    _check_whole("seed", seed, 0)
+    sampler = Sampler(temperature=temperature)
+    named = _load_schedulers(schedulers)
+    questions = collect(tasks, limit=limit, seed=seed, gen_length=gen_length)
+    loaded = _load_model(model, device, dtype)
+    for _, scheduler in named:
+        bind(scheduler, loaded)  # so that a delimiter that no token contains is found now
+    run = Run(loaded, named, _batches(loaded, questions, batch_size), sampler, seed)
+    described = [{"scheduler": name, "repr": repr(one), "fields": describe(one)} for name, one in named]
+    settings = {"seed": seed, "batch_size": batch_size, "temperature": temperature, "limit": limit}
+    lengths = {one.name: one.gen_length for one in questions}
+    with Journal(output) as journal:
+        environment = fingerprint(loaded, model if isinstance(model, str) else type(model).__name__)
+        environment = {**environment, **settings, "gen_length": lengths}
+        journal.begin(environment, described)
+        run.warm_up()
+        outcomes = list(run.outcomes(journal, progress))
+    fields = {str(one["scheduler"]): one["fields"] for one in described}
+    notes = [note for one in questions for note in one.notes]
+    return sum_up(outcomes, fields, environment, notes)  # type: ignore[arg-type]
+
+
+def sum_up(
+    outcomes: Sequence[Outcome],
+    fields: Mapping[str, Mapping[str, Any]],
+    environment: Mapping[str, Any],
+    notes: Sequence[str] = (),
+) -> Comparison:
+    """The comparison of some outcomes; `fields` by scheduler, in the order of the rows."""
+    mine = {name: [outcome for outcome in outcomes if outcome.scheduler == name] for name in fields}
+    tasks = {
+        task: [summarise(name, fields[name], [o for o in mine[name] if o.task == task]) for name in fields]
+        for task in dict.fromkeys(outcome.task for outcome in outcomes)
+    }
+    first, *others = fields
+    found = [difference(mine[first], mine[other]) for other in others]
+    return Comparison(
+        rows=[summarise(name, fields[name], mine[name]) for name in fields],
+        tasks=tasks,
+        differences=[one for one in found if one is not None],
+        environment=environment,
+        notes=notes,
+        outcomes=outcomes,
+    )
+
+
+def _check_whole(name: str, value: object, low: int) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or not low <= value < 2**63:
+        raise ConfigError(f"{name} must be a whole number >= {low}, got {value!r}")
+
+
+def _load_schedulers(schedulers: Sequence[str | Scheduler[Any]]) -> list[tuple[str, Scheduler[Any]]]:
+    if isinstance(schedulers, str | Scheduler):
+        raise ConfigError(f"schedulers must be a list, got {schedulers!r}: put it in brackets")
+    if not schedulers:
+        raise ConfigError("there is no scheduler to compare: give at least one")
+    named: dict[str, Scheduler[Any]] = {}
+    for one in schedulers:
+        name = one if isinstance(one, str) else repr(one)
+        if name in named:
+            raise ConfigError(f"scheduler {name} is given twice: give each once")
+        loaded = load_scheduler(one) if isinstance(one, str) else one
+        if not isinstance(loaded, Scheduler):
+            raise ConfigError(f"a scheduler must be a SPEC or an instance of a Scheduler subclass, got {one!r}")
+        named[name] = loaded
+    return list(named.items())
+
+
+def _load_model(model: str | Model, device: str, dtype: str | None) -> Model:
+    name, loaded = repr(model), model
+    if isinstance(model, str):
+        try:
+            torch.empty(0, device=device)
+        except (RuntimeError, AssertionError) as error:  # torch raises either for a device that it does not have
+            reason = str(error).split("\n")[0]
+            raise ConfigError(f"device {device!r} cannot be used, give one such as cpu or cuda:0: {reason}") from error
+        kind = getattr(torch, dtype, None) if dtype is not None else None
+        if isinstance(kind, torch.dtype) and not kind.is_floating_point:
+            raise ConfigError(f"dtype must be a floating-point type such as float32 or bfloat16, got {dtype!r}")
+        try:
+            loaded = load_model(model, device=device, dtype=dtype)
+        except DllmError:
+            raise
+        except (ValueError, OSError) as error:  # how a model says that its checkpoint cannot be used
+            raise ConfigError(f"model {name} cannot be loaded: {error}") from error
+    missing = [need for need in (*_MODEL_NEEDS, "forward", "head") if not hasattr(loaded, need)]
+    if missing or isinstance(loaded, str):
+        raise ConfigError(f"model {name} is a {type(loaded).__name__} without {', '.join(missing)}")
+    return loaded
+
+
+def _batches(model: Model, questions: Sequence[Questions], batch_size: int) -> list[Batch]:
+    """Every prompt as tokens, checked to fit, in batches."""
+    batches: list[Batch] = []
+    for one in questions:
+        ids = [_encode(model, one, number) for number in range(len(one.prompts))]
+        for numbers, part in cut(one, ids, batch_size):
+            batches.append(Batch(len(batches), one, numbers, part))
+    return batches
+
+
+def _encode(model: Model, questions: Questions, number: int) -> list[int]:
+    where = questions.where(number)
+    if model.tokenizer is None:
+        raise ConfigError(f"the model has no tokenizer, so it cannot read the prompts of task {questions.name}")
+    try:
+        ids: list[int] = list(model.tokenizer.encode(questions.prompts[number]))
+    except ValueError as error:  # a character that the tokenizer does not know
+        raise ConfigError(f"{where}: {error}") from error
+    total = len(ids) + questions.gen_length
+    if model.max_length is not None and total > model.max_length:
+        raise ConfigError(
+            f"{where} has {len(ids)} tokens and asks for {questions.gen_length} more, but the model's context holds "
+            f"{model.max_length}: shorten the prompt or lower gen_length"
+        )
+    return ids

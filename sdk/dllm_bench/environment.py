@@ -1,0 +1,73 @@
+"""Where and how a run was made: versions, device, settings, a digest of the weights. Knows no numbers of a run."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import math
+import os
+import platform
+from datetime import UTC, datetime
+from typing import Any
+
+import torch
+
+import dllm_sdk
+from dllm_sdk import Model, Scheduler
+
+
+def fingerprint(model: Model, name: str) -> dict[str, Any]:
+    """What a number depends on besides the run's own settings."""
+    weights = state(model)
+    device = torch.device(model.device)
+    return {
+        "dllm_sdk": dllm_sdk.__version__,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "device": str(device),
+        "device_name": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine(),
+        "cpus": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "model": name,
+        "model_sha256": digest(weights) if weights else None,
+        "parameters": sum(tensor.numel() for tensor in weights.values()),
+        "dtype": ", ".join(sorted({str(tensor.dtype).removeprefix("torch.") for tensor in weights.values()})) or None,
+    }
+
+
+def state(model: Model) -> dict[str, torch.Tensor]:
+    """The weights of a model, by name; empty for one that has none, such as a wrapped function."""
+    if not isinstance(model, torch.nn.Module):
+        return {}
+    return {name: tensor for name, tensor in model.state_dict().items() if isinstance(tensor, torch.Tensor)}
+
+
+def digest(weights: dict[str, torch.Tensor]) -> str:
+    """sha256 over names, dtypes, shapes and bytes, in the order of names: of the weights as loaded, not of a file."""
+    total = hashlib.sha256()
+    for name, tensor in sorted(weights.items()):
+        total.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
+        plain = tensor.detach().to("cpu").contiguous().reshape(-1)
+        total.update(plain.view(torch.uint8).numpy().data)
+    return total.hexdigest()
+
+
+def describe(scheduler: Scheduler[Any]) -> dict[str, Any]:
+    """A scheduler's fields as JSON can hold them; parts of a combined one become objects with their class."""
+    if not dataclasses.is_dataclass(scheduler):
+        return {}
+    return {item.name: _plain(getattr(scheduler, item.name)) for item in dataclasses.fields(scheduler)}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Scheduler):
+        return {"class": f"{type(value).__module__}:{type(value).__qualname__}", **describe(value)}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if value is None or isinstance(value, bool | int | str) or (isinstance(value, float) and math.isfinite(value)):
+        return value
+    return repr(value)  # JSON has no infinity and no functions

@@ -1,0 +1,66 @@
+"""From an exception to what a user reads: one sentence and an exit code; for their own code, its frames first.
+
+Knows which packages are ours and the machinery's, so that a traceback shows the user's files and nothing else.
+"""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from traceback import FrameSummary
+
+from dllm_sdk.errors import ConfigError, DllmError, RegistryError
+
+WRONG_USAGE, FAILED_RUN = 2, 1
+
+_MACHINERY = {"dllm_sdk", "dllm_bench", "click", "torch", "numpy", "hypothesis", "safetensors", "tokenizers", "runpy"}
+
+
+def exit_code(error: BaseException) -> int:
+    """2 for wrong usage or bad input, 1 for a run that failed."""
+    return WRONG_USAGE if isinstance(error, ConfigError | RegistryError) else FAILED_RUN
+
+
+def explain(error: BaseException) -> str:
+    """What to print: the frames of user code, if it raised, then one sentence."""
+    text = " ".join(str(error).split())
+    cause = error.__cause__
+    if isinstance(error, DllmError):
+        frames = user_frames(cause) if cause is not None else []
+        # the sentence of a plug-in that cannot be imported says where; its traceback would only repeat it
+        place = (
+            f" ({frames[-1].filename}, line {frames[-1].lineno})" if isinstance(error, RegistryError) and frames else ""
+        )
+        return f"Error: {text}{place}"
+    broken = getattr(error, "property", None)  # dllm_sdk.testing.CheckFailed, known by its shape: importing it is slow
+    frames = user_frames(error if broken is None or cause is None else cause)
+    shown = "".join(["Traceback (your code only; --traceback shows all):\n", *traceback.format_list(frames)])
+    if broken is not None:
+        what, example = (" ".join(str(getattr(error, name, "")).split()) for name in ("what", "example"))
+        return (
+            f"{shown if cause is not None and frames else ''}Error: not {broken!r}: {what}; smallest example: {example}"
+        )
+    if frames:
+        at = f"{frames[-1].filename}, line {frames[-1].lineno}, in {frames[-1].name}"
+        return f"{shown}Error: {_kind(error)} in {at}"
+    if isinstance(error, OSError) and error.strerror:
+        return f"Error: {error.strerror}" + (f": {error.filename}" if error.filename else "")
+    if type(error).__name__ == "OutOfMemoryError":
+        return f"Error: the device ran out of memory; try a smaller --batch-size ({text})"
+    return f"Error: unexpected {_kind(error)}; run again with --traceback to see where"
+
+
+def user_frames(error: BaseException) -> list[FrameSummary]:
+    """The frames of an exception's traceback that belong neither to us, nor to torch and the like, nor to Python."""
+    frames = []
+    for frame, line in traceback.walk_tb(error.__traceback__):
+        package = str(frame.f_globals.get("__name__", "")).partition(".")[0]
+        if package not in _MACHINERY and package not in sys.stdlib_module_names:
+            code = frame.f_code
+            frames.append(FrameSummary(code.co_filename, line, code.co_name))
+    return frames
+
+
+def _kind(error: BaseException) -> str:
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__

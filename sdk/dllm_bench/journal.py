@@ -1,0 +1,78 @@
+"""results.jsonl: what was measured, written as the run goes, so that an interrupted run keeps it.
+
+First a line with the environment and the settings (`"kind": "run"`), then one line per prompt and scheduler
+(`"kind": "result"`). Knows no model and no torch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from dllm_bench.results import Outcome
+from dllm_sdk.errors import ConfigError, DllmError
+
+SCHEMA = "dllm-bench/1"
+NAME = "results.jsonl"
+
+
+class Unwritable(DllmError):
+    """Results could not be written: a full disk, a folder that went away."""
+
+
+class Journal:
+    """An open results.jsonl in a folder; None: nothing is kept."""
+
+    def __init__(self, folder: str | Path | None) -> None:
+        """Make the folder and open the file; ConfigError if that cannot be, or if it holds results already."""
+        self.path = None if folder is None else Path(folder) / NAME
+        self._file = None
+        if self.path is None:
+            return
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = open(self.path, "x", encoding="utf-8")  # noqa: SIM115  closed by __exit__
+        except FileExistsError:
+            if self.path.parent.is_dir():
+                raise ConfigError(f"output {self.path} exists: give another folder, or remove it first") from None
+            raise ConfigError(f"output {folder} must be a folder, but there is a file of that name") from None
+        except OSError as error:
+            raise ConfigError(f"output {folder} cannot be written: {error.strerror}") from None
+
+    def begin(self, environment: Mapping[str, Any], schedulers: Sequence[Mapping[str, Any]]) -> None:
+        """The first line."""
+        self._write([{"kind": "run", "schema": SCHEMA, "environment": environment, "schedulers": schedulers}])
+
+    def add(self, outcomes: Sequence[Outcome], prompts: Sequence[str]) -> None:
+        """One line per outcome; prompts: its prompt's text."""
+        self._write(
+            {
+                "kind": "result",
+                **asdict(outcome),
+                "prompt_text": text,
+                "prompt_sha256": hashlib.sha256(text.encode()).hexdigest(),
+            }
+            for outcome, text in zip(outcomes, prompts, strict=True)
+        )
+
+    def _write(self, entries: Any) -> None:
+        if self._file is None:
+            return
+        lines = "".join(json.dumps(entry, ensure_ascii=False) + "\n" for entry in entries)
+        try:
+            self._file.write(lines)  # whole lines in one call: an interrupt leaves none half written
+            self._file.flush()
+        except OSError as error:
+            raise Unwritable(f"{self.path} cannot be written any more: {error.strerror}") from error
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        if self._file is not None:
+            self._file.close()

@@ -1,0 +1,137 @@
+"""The run itself: batches of prompts, every scheduler on every batch in turn, one outcome per prompt and scheduler.
+
+Schedulers alternate batch by batch (A B C A B C), so that a machine that slows down slows all of them, and all of them
+see the same batches. Knows tasks as prompts and scores, and no strategy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice, pairwise
+from typing import Any, NamedTuple
+
+from dllm_bench.journal import Journal
+from dllm_bench.metrics import agreement
+from dllm_bench.questions import Questions
+from dllm_bench.results import Outcome
+from dllm_sdk import Generation, Model, Sampler, Scheduler, decode, generate
+
+_WARM_UP_STEPS = 8
+
+
+class Progress(NamedTuple):
+    """How far a run is."""
+
+    done: int  # generations: prompts times schedulers
+    total: int
+    task: str
+    scheduler: str  # what runs next
+
+
+Report = Callable[[Progress], None]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Prompts of one task that are decoded together."""
+
+    number: int
+    questions: Questions
+    prompts: Sequence[int]  # numbers in the task
+    ids: Sequence[list[int]]  # their tokens
+
+
+@dataclass(frozen=True)
+class Run:
+    """What to run, all of it checked."""
+
+    model: Model
+    schedulers: Sequence[tuple[str, Scheduler[Any]]]
+    batches: Sequence[Batch]
+    sampler: Sampler
+    seed: int
+
+    def warm_up(self) -> None:
+        """A few steps of the first batch under each scheduler; not counted."""
+        batch = self.batches[0]
+        for _, scheduler in self.schedulers:
+            steps = decode(
+                self.model,
+                list(batch.ids),
+                scheduler,
+                gen_length=batch.questions.gen_length,
+                sampler=self.sampler,
+                seed=self.seed,
+            )
+            for _ in islice(steps, _WARM_UP_STEPS):
+                pass
+
+    def outcomes(self, journal: Journal, report: Report | None) -> Iterator[Outcome]:
+        """Decode everything; what is yielded is in the journal already."""
+        total = sum(len(batch.prompts) for batch in self.batches) * len(self.schedulers)
+        done = 0
+        for batch in self.batches:
+            reference: list[list[int]] = []
+            for name, scheduler in self.schedulers:
+                if report is not None:
+                    report(Progress(done, total, batch.questions.name, name))
+                found = self._decode(batch, scheduler)
+                answers = [_answer(found, batch, row) for row in range(len(batch.prompts))]
+                reference = reference or answers
+                outcomes = [
+                    _outcome(found, batch, row, name, agreement(answers[row], reference[row]))
+                    for row in range(len(batch.prompts))
+                ]
+                journal.add(outcomes, [batch.questions.prompts[number] for number in batch.prompts])
+                done += len(outcomes)
+                yield from outcomes
+        if report is not None:
+            report(Progress(total, total, "", ""))
+
+    def _decode(self, batch: Batch, scheduler: Scheduler[Any]) -> Generation:
+        return generate(
+            self.model,
+            list(batch.ids),
+            scheduler,
+            gen_length=batch.questions.gen_length,
+            sampler=self.sampler,
+            seed=self.seed,
+        )
+
+
+def cut(questions: Questions, ids: Sequence[list[int]], batch_size: int) -> list[tuple[list[int], list[list[int]]]]:
+    """A task's prompts in batches of nearly equal size, the short ones together: little padding is computed."""
+    order = sorted(range(len(ids)), key=lambda number: len(ids[number]))
+    count = -(-len(order) // batch_size)
+    edges = [len(order) * i // count for i in range(count + 1)]
+    parts = [order[start:end] for start, end in pairwise(edges)]
+    return [(part, [ids[number] for number in part]) for part in parts]
+
+
+def _answer(found: Generation, batch: Batch, row: int) -> list[int]:
+    """The generated tokens of a row, up to and including the first EOS."""
+    start = len(batch.ids[row])
+    answer: list[int] = found.tokens[row][start : start + found.generated[row]].tolist()
+    return answer
+
+
+def _outcome(found: Generation, batch: Batch, row: int, scheduler: str, agrees: float) -> Outcome:
+    number = batch.prompts[row]
+    text = found.text[row] or ""
+    verdict = batch.questions.score(number, text)
+    return Outcome(
+        task=batch.questions.name,
+        prompt=number,
+        scheduler=scheduler,
+        text=text,
+        answer=verdict.answer,
+        strict=verdict.strict,
+        agreement=agrees,
+        nfe=found.nfe[row],
+        refreshes=found.refreshes[row],
+        fed=found.fed[row],
+        generated=found.generated[row],
+        seconds=found.seconds[row],
+        batch=batch.number,
+    )

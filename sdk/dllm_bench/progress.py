@@ -1,0 +1,56 @@
+"""How far a run is, on stderr: a line that renews itself on a terminal, else one line per task. Never on stdout."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from typing import TYPE_CHECKING, TextIO
+
+if TYPE_CHECKING:
+    from dllm_bench.measure import Progress
+
+_BAR = 24
+
+
+class Meter:
+    """A callable for `compare(progress=...)`; remembers how much is done."""
+
+    def __init__(self, stream: TextIO) -> None:
+        """`stream` decides: a terminal gets a bar, anything else plain lines."""
+        self.stream, self.live = stream, stream.isatty()
+        self.done = self.total = 0
+        self._start: float | None = None
+        self._task = ""
+
+    def __call__(self, at: Progress) -> None:
+        """Show a step forward."""
+        self.done, self.total = at.done, at.total
+        self._start = time.monotonic() if self._start is None else self._start
+        if self.live:
+            self._draw(at)
+        elif at.task and at.task != self._task:
+            print(f"{at.task}: {at.done} of {at.total} generations done", file=self.stream, flush=True)
+        self._task = at.task
+
+    def _draw(self, at: Progress) -> None:
+        if at.done == at.total:
+            return self.clear()
+        filled = _BAR * at.done // at.total
+        bar = "#" * filled + "." * (_BAR - filled)
+        line = f"[{bar}] {100 * at.done // at.total:3d} %  {at.task}  {at.scheduler}{self._left()}"
+        width = shutil.get_terminal_size().columns - 1
+        self.stream.write(f"\r\033[K{line[:width]}")
+        self.stream.flush()
+        return None
+
+    def _left(self) -> str:
+        if not self.done or self._start is None:
+            return ""
+        seconds = (time.monotonic() - self._start) * (self.total - self.done) / self.done
+        return f"  {int(seconds) // 60}:{int(seconds) % 60:02d} left"
+
+    def clear(self) -> None:
+        """Take the bar away."""
+        if self.live and self._start is not None:
+            self.stream.write("\r\033[K")
+            self.stream.flush()

@@ -1,0 +1,139 @@
+"""The prompts of a run and how answers to them are scored: from a registered task, an object, or a FILE.jsonl.
+
+Everything is read and checked before anything runs. Knows no scheduler and no model.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from dllm_sdk.errors import ConfigError, DllmError
+from dllm_sdk.registry import available, load_task
+
+FILE_GEN_LENGTH = 64  # tokens to generate for the prompts of a file, unless the user says otherwise
+
+
+class Verdict(NamedTuple):
+    """How good one answer is; None where nobody knows the right one."""
+
+    answer: bool | None
+    strict: bool | None
+
+
+@dataclass(frozen=True)
+class Questions:
+    """One task's share of a run."""
+
+    name: str
+    gen_length: int  # positions to generate per prompt
+    prompts: Sequence[str]
+    score: Callable[[int, str], Verdict]  # number of the prompt, text
+    notes: Sequence[str] = ()
+
+    def where(self, number: int) -> str:
+        """What an error calls a prompt."""
+        return f"task {self.name}, prompt {number}"
+
+
+def collect(tasks: Sequence[Any] | None, *, limit: int, seed: int, gen_length: int | None) -> list[Questions]:
+    """`limit` prompts in all, spread evenly over the tasks (None: all that are registered). Raises DllmError."""
+    given = list(available("task")) if tasks is None else list(tasks)
+    if not given:
+        raise ConfigError("there is no task to run: give a name (dllm-bench list) or FILE.jsonl")
+    if limit < len(given):
+        listed = ", ".join(map(str, given))
+        raise ConfigError(f"limit must be >= {len(given)}, one prompt for each of the tasks {listed}, got {limit}")
+    shares = [limit // len(given) + (i < limit % len(given)) for i in range(len(given))]
+    found = [
+        _from_file(Path(task), share, gen_length) if _is_file(task) else _from_task(task, share, seed, gen_length)
+        for task, share in zip(given, shares, strict=True)
+    ]
+    names = [questions.name for questions in found]
+    for name in names:
+        if names.count(name) > 1:
+            raise ConfigError(f"task {name} is given {names.count(name)} times: give each once")
+    return found
+
+
+def _is_file(task: Any) -> bool:
+    return isinstance(task, Path) or (isinstance(task, str) and task.endswith((".jsonl", ".json")))
+
+
+def _from_task(task: Any, n: int, seed: int, gen_length: int | None) -> Questions:
+    given = f"task {task!r}"
+    found: Any = load_task(task) if isinstance(task, str) else task
+    for needed in ("name", "gen_length", "prompts", "check"):
+        if isinstance(found, type) or not hasattr(found, needed):
+            raise ConfigError(f"{given} must be an object with name, gen_length, prompts and check, got {found!r}")
+    length = found.gen_length if gen_length is None else gen_length
+    if not isinstance(length, int) or length < 1:
+        raise ConfigError(f"{given}: gen_length must be a whole number >= 1, got {length!r}")
+    try:
+        prompts = found.prompts("test", n, seed)
+    except DllmError:
+        raise
+    except ValueError as error:  # how a task says that it has fewer prompts, or none for this seed
+        raise ConfigError(f"{given}: {error}") from error
+    if not isinstance(prompts, list | tuple) or not all(isinstance(prompt, str) for prompt in prompts):
+        raise ConfigError(f"{given}: prompts must return a list of texts, got {type(prompts).__name__}")
+    if not prompts:
+        raise ConfigError(f"{given} is empty: prompts returned none")
+
+    def score(number: int, text: str) -> Verdict:
+        verdict = found.check(prompts[number], text)
+        return Verdict(bool(verdict.answer), bool(verdict.strict))
+
+    return Questions(str(found.name), length, prompts, score)
+
+
+def _from_file(path: Path, n: int, gen_length: int | None) -> Questions:
+    """The first `n` prompts of a file: one JSON object per line, with `prompt` and, if known, `answer`."""
+    lines = [(number, line) for number, line in enumerate(_read(path).splitlines(), 1) if line.strip()]
+    if not lines:
+        raise ConfigError(f'task file {path} is empty: give one {{"prompt": ..., "answer": ...}} per line')
+    questions = [_question(f"{path}, line {number}", line) for number, line in lines]  # all, so that no bad line hides
+    notes = []
+    if n < len(questions):
+        notes.append(f"{path}: the first {n} of {len(questions)} prompts (--limit).")
+    prompts, answers = [prompt for prompt, _ in questions[:n]], [answer for _, answer in questions[:n]]
+
+    def score(number: int, text: str) -> Verdict:
+        answer = answers[number]
+        right = None if answer is None else text.strip() == answer.strip()
+        return Verdict(right, right)
+
+    return Questions(str(path), FILE_GEN_LENGTH if gen_length is None else gen_length, prompts, score, notes)
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise ConfigError(f"there is no task file {path}") from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"task file {path} is not UTF-8 text: {error}") from None
+    except OSError as error:
+        raise ConfigError(f"task file {path} cannot be read: {error.strerror}") from None
+
+
+def _question(where: str, line: str) -> tuple[str, str | None]:
+    try:
+        entry = json.loads(line)
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise ConfigError(f"{where} is not JSON: {error}") from None
+    if not isinstance(entry, dict):
+        raise ConfigError(f'{where} must be an object such as {{"prompt": "..."}}, got {line.strip()[:60]!r}')
+    if "prompt" not in entry:
+        raise ConfigError(f"{where} has no prompt, only {', '.join(map(repr, entry)) or 'an empty object'}")
+    prompt, answer = entry["prompt"], entry.get("answer")
+    if not isinstance(prompt, str):
+        raise ConfigError(f"{where}: prompt must be a text, got {json.dumps(prompt)[:60]}")
+    if isinstance(answer, int | float) and not isinstance(answer, bool):
+        answer = json.dumps(answer)  # 42 is as good an answer as "42"
+    if answer is not None and not isinstance(answer, str):
+        raise ConfigError(f"{where}: answer must be a text or a number, got {json.dumps(answer)[:60]}")
+    return prompt, answer

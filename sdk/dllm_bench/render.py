@@ -1,0 +1,180 @@
+"""The forms of a comparison: one function per format, each `Comparison -> text`. Knows numbers, not how they arose."""
+
+from __future__ import annotations
+
+import csv as csv_module
+import io
+import json as json_module
+import re
+import textwrap
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, fields
+from typing import Any
+
+from dllm_bench.results import Comparison, Row
+
+WIDTH = 100
+_GAP = "  "
+_NARROWEST_NAME = 16  # a longer spec is broken over lines
+
+Style = Callable[[str], str]
+
+
+def _percent(share: float | None) -> str:
+    return "-" if share is None else f"{100 * share:.1f}"
+
+
+def _accuracy(row: Row) -> str:
+    if row.accuracy is None:
+        return "-"
+    return f"{_percent(row.accuracy)} [{_percent(row.accuracy_low)}, {_percent(row.accuracy_high)}]"
+
+
+def _seconds(value: float) -> str:
+    return f"{value:.2f}" if value < 100 else f"{value:.0f}"
+
+
+_Column = tuple[str, Callable[[Row], str]]
+_COLUMNS: tuple[_Column, ...] = (
+    ("n", lambda row: f"{row.n}"),
+    ("accuracy [95 %]", _accuracy),
+    ("answer", lambda row: _percent(row.answer_accuracy)),
+    ("agree", lambda row: _percent(row.agreement)),
+    ("NFE", lambda row: f"{row.nfe:.1f}"),
+    ("TPF", lambda row: f"{row.tpf:.2f}"),
+    ("tokens/s", lambda row: f"{row.tokens_per_second:,.0f}"),
+    ("p50 s", lambda row: _seconds(row.latency_p50_s)),
+    ("p95 s", lambda row: _seconds(row.latency_p95_s)),
+)
+
+
+def _columns(comparison: Comparison) -> list[_Column]:
+    """Those that say something: accuracy if there are answers, agreement where answers are missing."""
+    hidden = set()
+    if all(row.accuracy is None for row in comparison.rows):
+        hidden |= {"accuracy [95 %]", "answer"}
+    if all(row.n_scored == row.n for row in comparison.rows):
+        hidden |= {"agree"}
+    return [column for column in _COLUMNS if column[0] not in hidden]
+
+
+def legend(comparison: Comparison) -> list[str]:
+    """What the columns mean, then what the numbers say, then what to know about the run."""
+    shown = {title for title, _ in _columns(comparison)}
+    lines = []
+    if "answer" in shown:
+        lines.append(
+            "accuracy: % of prompts with every line right, and its 95 % Wilson interval; "
+            "answer: % with the final answer right."
+        )
+    if "agree" in shown:
+        lines.append(f"agree: % of tokens that are the same as those of {comparison.rows[0].scheduler}.")
+    lines.append(
+        "NFE: forward passes per prompt; TPF: tokens per forward pass; tokens up to EOS only; "
+        "p50, p95: latency of a prompt within its batch."
+    )
+    return [*lines, *(one.sentence() for one in comparison.differences), *comparison.notes]
+
+
+def table(comparison: Comparison, *, heading: Style = str, note: Style = str, rule: str = "-") -> str:
+    """Aligned columns, at most 100 wide, with the breakdown by task and what it all means below."""
+    columns = _columns(comparison)
+    names = [row.scheduler for row in comparison.rows]
+    cells = [[show(row) for _, show in columns] for row in comparison.rows]
+    lines = _grid("scheduler", names, [title for title, _ in columns], cells, heading=heading, rule=rule)
+    for part in _by_task(comparison):
+        lines += ["", *_grid(*part, heading=heading, rule=rule)]
+    lines.append("")
+    for text in legend(comparison):
+        lines += [note(line) for line in textwrap.wrap(text, WIDTH, subsequent_indent="  ", break_on_hyphens=False)]
+    return "\n".join(lines)
+
+
+def _by_task(comparison: Comparison) -> list[tuple[str, list[str], list[str], list[list[str]]]]:
+    """Accuracy (or agreement) and NFE of every task, a few tasks per grid; nothing for one task."""
+    tasks = list(comparison.tasks.items())
+    if len(tasks) < 2:
+        return []
+    scored = any(row.accuracy is not None for row in comparison.rows)
+    corner = "accuracy, NFE" if scored else "agree, NFE"
+    parts = []
+    for at in range(0, len(tasks), 5):
+        chunk = tasks[at : at + 5]
+        cells = [[_cell(rows[i]) for _, rows in chunk] for i in range(len(comparison.rows))]
+        titles = [textwrap.shorten(name, 14, placeholder="..") if " " in name else name[-14:] for name, _ in chunk]
+        parts.append((corner, [row.scheduler for row in comparison.rows], titles, cells))
+    return parts
+
+
+def _cell(row: Row) -> str:
+    quality = row.agreement if row.accuracy is None else row.accuracy
+    return f"{_percent(quality):>5} {row.nfe:6.1f}"
+
+
+def _grid(
+    corner: str,
+    names: Sequence[str],
+    titles: Sequence[str],
+    cells: Sequence[Sequence[str]],
+    *,
+    heading: Style,
+    rule: str,
+) -> list[str]:
+    """Names to the left, numbers to the right; a name too long for the page goes over several lines."""
+    widths = [max(map(len, column)) for column in zip(titles, *cells, strict=True)]
+    room = max(_NARROWEST_NAME, WIDTH - sum(widths) - len(_GAP) * len(widths))
+    wrapped = [_break(name, room) for name in names]
+    width = max(len(corner), *(len(part) for parts in wrapped for part in parts))
+
+    def line(first: str, rest: Sequence[str]) -> str:
+        return _GAP.join([f"{first:<{width}}", *(f"{cell:>{w}}" for cell, w in zip(rest, widths, strict=True))])
+
+    head = line(corner, titles)
+    lines = [heading(head), rule * len(head)]
+    for parts, row in zip(wrapped, cells, strict=True):
+        lines += [line(parts[0], row), *parts[1:]]
+    return lines
+
+
+def _break(name: str, width: int) -> list[str]:
+    """A spec in pieces of at most `width`, cut behind its separators where that works."""
+    lines = [""]
+    for piece in re.findall(r"[^:,+/]*[:,+/]?", name):
+        if len(lines[-1]) + len(piece) > width and lines[-1]:
+            lines.append("  ")
+        lines[-1] += piece
+    return [part for line in lines for part in (textwrap.wrap(line, width, drop_whitespace=False) or [""])]
+
+
+def md(comparison: Comparison) -> str:
+    """A pipe table with its notes below, as it goes into an issue or a notebook."""
+    columns = _columns(comparison)
+    lines = [
+        "| " + " | ".join(["scheduler", *(title for title, _ in columns)]) + " |",
+        "| " + " | ".join(["---", *("---:" for _ in columns)]) + " |",
+    ]
+    for row in comparison.rows:
+        name = row.scheduler.replace("|", "\\|").replace("`", "'")
+        lines.append("| " + " | ".join([f"`{name}`", *(show(row) for _, show in columns)]) + " |")
+    return "\n".join([*lines, "", *(f"- {text}" for text in legend(comparison))])
+
+
+def json(comparison: Comparison) -> str:
+    """Everything but the outcomes."""
+    return json_module.dumps(comparison.to_dict(), indent=2, ensure_ascii=False)
+
+
+def jsonl(comparison: Comparison) -> str:
+    """One pooled row per line."""
+    return "\n".join(json_module.dumps(asdict(row), ensure_ascii=False) for row in comparison.rows)
+
+
+def csv(comparison: Comparison) -> str:
+    """One pooled row per line; the scheduler's fields as JSON in one cell."""
+    out = io.StringIO()
+    writer = csv_module.DictWriter(out, [item.name for item in fields(Row)], lineterminator="\n")
+    writer.writeheader()
+    for row in comparison.rows:
+        cells: Mapping[str, Any] = asdict(row)
+        writer.writerow({**cells, "fields": json_module.dumps(cells["fields"], ensure_ascii=False)})
+    return out.getvalue().rstrip("\n")

@@ -1,0 +1,58 @@
+"""The three formulas behind "is this difference real": an interval, a paired test, a sample size.
+
+Pure standard library; knows no schedulers, only counts.
+"""
+
+from __future__ import annotations
+
+from math import ceil, comb, sqrt
+from statistics import NormalDist
+
+
+def wilson(successes: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
+    """Wilson's score interval for a share, (low, high) from 0 to 1; n must be >= 1.
+
+    With p = successes / n and z the normal quantile of (1 + confidence) / 2:
+
+        (p + z^2 / 2n  -+  z sqrt(p (1 - p) / n + z^2 / 4n^2)) / (1 + z^2 / n)
+
+    E. B. Wilson, JASA 22 (1927) 209-212. Unlike p -+ z s it stays inside 0..1 and has a width at 0 and n successes.
+    """
+    z = NormalDist().inv_cdf((1 + confidence) / 2)
+    p = successes / n
+    middle = p + z * z / (2 * n)
+    half = z * sqrt(p * (1 - p) / n + z * z / (4 * n * n))
+    scale = 1 + z * z / n
+    # the two ends are exact where rounding would leave 2e-17
+    return (middle - half) / scale if successes else 0.0, (middle + half) / scale if successes < n else 1.0
+
+
+def mcnemar(only_first: int, only_second: int) -> float:
+    """Two-sided p-value of McNemar's exact test: prompts that only the first, or only the second, answered rightly.
+
+    Under "no difference" each of the d = only_first + only_second discordant prompts falls on either side like a coin:
+
+        p = min(1, 2 * sum over k <= min(only_first, only_second) of C(d, k) / 2^d)
+
+    Q. McNemar, Psychometrika 12 (1947) 153-157, in its exact binomial form.
+    """
+    discordant = only_first + only_second
+    tail = sum(comb(discordant, k) for k in range(min(only_first, only_second) + 1))
+    return min(1.0, float(2 * tail / 2**discordant))
+
+
+def prompts_needed(difference: float, discordance: float, *, level: float = 0.05, power: float = 0.8) -> int | None:
+    """How many prompts a paired comparison needs to show `difference` (a share) at `level`, two-sided, with `power`.
+
+    `discordance` is the share of prompts on which the two disagree; None where there is no difference to show. With
+    z_a, z_b the normal quantiles of 1 - level / 2 and of power:
+
+        n = (z_a sqrt(discordance) + z_b sqrt(discordance - difference^2))^2 / difference^2
+
+    R. J. Connor, Biometrics 43 (1987) 207-211.
+    """
+    if difference == 0:
+        return None
+    z_level, z_power = NormalDist().inv_cdf(1 - level / 2), NormalDist().inv_cdf(power)
+    spread = z_level * sqrt(discordance) + z_power * sqrt(max(0.0, discordance - difference**2))
+    return ceil((spread / difference) ** 2)
