@@ -7,7 +7,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from dllm_sdk.caching import BlockCache as BlockCache
+    from dllm_sdk.caching import Cache as Cache
+    from dllm_sdk.caching import DualCache as DualCache
     from dllm_sdk.caching import NoCache as NoCache
+    from dllm_sdk.caching import PrefixCache as PrefixCache
     from dllm_sdk.decoding import Step as Step
     from dllm_sdk.decoding import decode as decode
     from dllm_sdk.errors import ConfigError as ConfigError
@@ -35,7 +39,7 @@ if TYPE_CHECKING:
     from dllm_sdk.scheduler import combine as combine
 
 _HOMES = {
-    "caching": ["NoCache"],
+    "caching": ["BlockCache", "Cache", "DualCache", "NoCache", "PrefixCache"],
     "decoding": ["Step", "decode"],
     "errors": ["ConfigError", "DllmError", "ModelError", "RegistryError", "SchedulerError", "SchedulerStalled"],
     "generation": ["Generation", "generate"],

@@ -15,11 +15,24 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from dllm_sdk.caching import NoCache, compute
+from dllm_sdk.caching import Cache, Feed, NoCache, Positions, compute, lanes
 from dllm_sdk.canvas import Canvas, OpenMask, Prompts, build_canvas
-from dllm_sdk.contract import Applied, allowed, check_pair, check_state, check_tensor, map_tensors, merge_state
-from dllm_sdk.errors import ConfigError, ModelError, SchedulerError, SchedulerStalled
-from dllm_sdk.model import Model, bind
+from dllm_sdk.contract import Applied, allowed, check_pair, check_state, check_tensor, merge_state
+from dllm_sdk.errors import ConfigError, ModelError, SchedulerError
+from dllm_sdk.model import Model, Store, bind
+from dllm_sdk.rows import (
+    EMPTY_BLOCK,
+    NO_EOS,
+    NO_PROGRESS,
+    NOT_FINITE,
+    Rows,
+    Seen,
+    Table,
+    first_rows,
+    read,
+    take,
+    trouble,
+)
 from dllm_sdk.rules import first, one_of
 from dllm_sdk.sampling import Sampler, row_key
 from dllm_sdk.scheduler import Scheduler, View
@@ -47,7 +60,7 @@ def decode(
     gen_length: int | Sequence[int],
     open: OpenMask | Sequence[OpenMask] | None = None,
     samples: int = 1,
-    cache: NoCache = NoCache(),  # noqa: B008  frozen
+    cache: Cache = NoCache(),  # noqa: B008  frozen
     sampler: Sampler = Sampler(),  # noqa: B008  frozen
     seed: int = 0,
     stop_at_eos: bool = True,
@@ -71,7 +84,7 @@ def run(
     canvas: Canvas,
     scheduler: Scheduler[Any],
     *,
-    cache: NoCache,
+    cache: Cache,
     sampler: Sampler,
     stop_at_eos: bool,
     max_idle: int,
@@ -81,59 +94,9 @@ def run(
         raise ConfigError(f"scheduler must be an instance of a Scheduler subclass, got {scheduler!r}")
     if max_idle < 1:
         raise ConfigError(f"max_idle must be >= 1, got {max_idle}")
-    if model.block_causal:
-        raise ConfigError("a block-causal model needs a cache that knows its blocks, which is not there yet")
+    cache.check(model, scheduler.replan)
     loop = _Loop(model, bind(scheduler, model), cache, sampler, stop_at_eos=stop_at_eos, max_idle=max_idle)
     return loop.run(canvas)
-
-
-class _Rows(NamedTuple):
-    """All that is known of the rows in work. Nothing here is ever written in place."""
-
-    row: Tensor  # int64 [B]  number in the call
-    seed: Tensor  # int64 [B]
-    length: Tensor  # int64 [B]
-    gen_length: Tensor  # int64 [B]
-    horizon: Tensor  # int64 [B]
-    tokens: Tensor  # int64 [B, L]
-    masked: Tensor  # bool [B, L]  undecided; never inferred from the mask id
-    generated: Tensor  # bool [B, L]  masked at the start
-    block: Tensor  # bool [B, L]  the current block, committed positions included
-    opened: Tensor  # bool [B, L]  what it was when it opened (differs where `replan` is "step")
-    opening: Tensor  # bool [B]  the row needs a new block
-    step: Tensor  # int64 [B]
-    nfe: Tensor  # int64 [B]
-    refreshes: Tensor  # int64 [B]
-    fed: Tensor  # int64 [B]
-    low: Tensor  # int64 [B]  fewest masks so far
-    idle: Tensor  # int64 [B]  steps since then
-    trouble: Tensor  # int64 [B]  0, or one of the numbers below
-    state: Any  # the scheduler's
-
-
-_NOT_FINITE, _EMPTY_BLOCK, _NO_PROGRESS, _NO_EOS = 1, 2, 3, 4
-
-
-class _Table(NamedTuple):
-    """What the host reads between two steps, one of these per row."""
-
-    row: int
-    done: int
-    opening: int
-    trouble: int
-    width: int
-    length: int
-    nfe: int
-
-
-class _Seen(NamedTuple):
-    """What a forward pass showed, before it is cut for `plan` or `select`."""
-
-    draft: Tensor  # int64 [B, L]
-    confidence: Tensor  # float32 [B, L]
-    logits: Tensor  # float32 [B, W, V]
-    window: Tensor  # int64 [B, W]
-    key: Tensor  # int64 [B]
 
 
 @dataclass(frozen=True)
@@ -142,7 +105,7 @@ class _Loop:
 
     model: Model
     scheduler: Scheduler[Any]
-    cache: NoCache
+    cache: Cache
     sampler: Sampler
     stop_at_eos: bool
     max_idle: int
@@ -151,114 +114,107 @@ class _Loop:
     @torch.no_grad()
     def run(self, canvas: Canvas) -> Iterator[Step]:
         """The steps, until every row is done."""
-        rows = self.start(canvas)
+        rows = self.prepare(self.start(canvas))
+        slots = rows.tokens.shape[1] + 1  # the last one takes the padding lanes
+        store = None if isinstance(self.cache, NoCache) else self.model.new_store(len(rows.tokens), slots)
         table = self.read(rows, torch.zeros_like(rows.opening))
         while table:
             planning = self.scheduler.replan == "step" or any(row.opening for row in table)
             if planning and 0 in self.horizons.values():
-                rows = self.plan(rows, rows.masked, self.blank(rows), rows.horizon == 0)
+                rows = self.prepare(self.plan(rows, rows.masked, self.blank(rows), rows.horizon == 0))
                 table = self.read(rows, torch.zeros_like(rows.opening))
-            rows, step = self.step(rows, table, planning=planning)
+            rows, step = self.step(rows, table, store, planning=planning)
             table = self.read(rows, step.done)
             yield step
             alive = [i for i, row in enumerate(table) if not row.done]
             if len(alive) < len(table):  # a finished row leaves the batch and costs nothing more
                 index = torch.tensor(alive, dtype=torch.int64, device=rows.row.device)
-                rows = _take(rows, index)
-                table = [table[i] for i in alive]
+                rows, table = take(rows, index), [table[i] for i in alive]
+                store = None if store is None else store.keep(index)
 
-    def start(self, canvas: Canvas) -> _Rows:
-        """The rows before their first step: all of them open a block."""
-        masks = canvas.open.sum(1)
-        for count in set(masks.tolist()):
+    def start(self, canvas: Canvas) -> Rows:
+        """The rows before their first step, with what the scheduler says of them."""
+        counts = canvas.open.sum(1).tolist()
+        for count in set(counts):
             horizon = self.scheduler.horizon(count)
             if not isinstance(horizon, int) or horizon < 0:
                 raise SchedulerError(f"{self.scheduler!r}: horizon({count}) must be an int >= 0, got {horizon!r}")
             self.horizons[count] = horizon
         state = self.scheduler.init(canvas.tokens.clone(), canvas.open.clone())
-        check_state(self.scheduler, state, len(masks))
+        check_state(self.scheduler, state, len(counts))
+        return first_rows(canvas, self.horizons, state)
 
-        def zeros() -> Tensor:  # one tensor object per field: fields that share one would cost a recompilation
-            return torch.zeros_like(masks)
-
-        return _Rows(
-            row=torch.arange(len(masks), device=masks.device),
-            seed=canvas.seed,
-            length=canvas.length,
-            gen_length=masks,
-            horizon=torch.tensor([self.horizons[count] for count in masks.tolist()], device=masks.device),
-            tokens=canvas.tokens,
-            masked=canvas.open,
-            generated=canvas.open.clone(),
-            block=torch.zeros_like(canvas.open),
-            opened=torch.zeros_like(canvas.open),
-            opening=torch.ones_like(masks, dtype=torch.bool),
-            step=zeros(),
-            nfe=zeros(),
-            refreshes=zeros(),
-            fed=zeros(),
-            low=masks.clone(),
-            idle=zeros(),
-            trouble=zeros(),
-            state=state,
+    def prepare(self, rows: Rows) -> Rows:
+        """What the next step predicts and computes. A revising scheduler also sees its block's committed positions."""
+        block = rows.block if self.scheduler.revises else rows.block & rows.masked
+        ahead = first(rows.masked, rows.horizon)  # nothing where the horizon is 0
+        window = block | ahead if self.scheduler.replan == "step" else torch.where(rows.opening[:, None], ahead, block)
+        window = torch.where((rows.opening & (rows.horizon == 0))[:, None], block, window)
+        current = rows.block | window
+        columns = torch.arange(rows.tokens.shape[1], device=rows.tokens.device)
+        visible = columns < rows.length[:, None]
+        if not self.cache.suffix:
+            up_to_block = current.flip(1).cumsum(1).flip(1) > 0
+            visible = visible & (up_to_block | (rows.order == 0))
+        refresh = self.cache.refresh(rows.opening, rows.step)
+        finished = rows.order == (rows.ordinal - 1)[:, None]
+        feed = self.cache.feed(Positions(visible, current, finished & visible, rows.step == 0))
+        if self.model.shift:  # an open position is predicted from the one before it
+            feed = feed | torch.cat([window[:, 1:], torch.zeros_like(window[:, :1])], dim=1)
+        return rows._replace(
+            window=window, feed=torch.where(refresh[:, None], visible, feed), visible=visible, refresh=refresh
         )
 
-    def window(self, rows: _Rows) -> Tensor:
-        """bool [B, L]: what the next step predicts. A revising scheduler also sees its block's committed positions."""
-        seen = rows.block if self.scheduler.revises else rows.block & rows.masked
-        ahead = first(rows.masked, rows.horizon)  # nothing where the horizon is 0
-        if self.scheduler.replan == "step":
-            return seen | ahead
-        return torch.where((rows.opening & (rows.horizon > 0))[:, None], ahead, seen)
-
-    def read(self, rows: _Rows, done: Tensor) -> list[_Table]:
+    def read(self, rows: Rows, done: Tensor) -> list[Table]:
         """The host read between two steps; raises what went wrong."""
-        width = self.window(rows).sum(1)
-        columns = (rows.row, done, rows.opening, rows.trouble, width, rows.length, rows.nfe)
-        table = [_Table(*row) for row in torch.stack([column.long() for column in columns], dim=1).tolist()]
+        table = read(rows, done)
         for row in table:
             if row.trouble:
-                raise self.error(row)
+                raise trouble(repr(self.scheduler), row, self.max_idle if self.scheduler.revises else None)
         return table
 
-    def error(self, row: _Table) -> Exception:
-        """The error of a row in trouble, with the scheduler, row and step it happened at."""
-        where = f"row {row.row} at step {row.nfe}"
-        if row.trouble == _NOT_FINITE:
-            return ModelError(f"the model's logits are not finite (NaN or infinite) in {where}")
-        if row.trouble == _EMPTY_BLOCK:
-            return SchedulerStalled(f"{self.scheduler!r} planned an empty block for {where}")
-        if row.trouble == _NO_EOS:
-            return SchedulerError(f"{self.scheduler!r} stopped {where}, but the model has no EOS to fill the rest with")
-        limit = f" for {self.max_idle} steps" if self.scheduler.revises else ""
-        return SchedulerStalled(f"{self.scheduler!r} brought no fewer masks{limit} in {where}: commit at least one")
-
-    def blank(self, rows: _Rows) -> _Seen:
+    def blank(self, rows: Rows) -> Seen:
         """What a plan sees before the forward pass: nothing computed."""
         confidence = torch.zeros_like(rows.masked, dtype=torch.float32)
         logits = confidence.new_zeros(len(confidence), 0, self.model.vocab_size)
         key = row_key(rows.seed, rows.tokens, rows.length, rows.nfe)
-        return _Seen(rows.tokens, confidence, logits, rows.tokens[:, :0], key)
+        return Seen(rows.tokens, confidence, logits, rows.tokens[:, :0], key)
 
-    def look(self, rows: _Rows, table: list[_Table]) -> tuple[_Seen, Tensor, Tensor]:
-        """Forward, head and draft: what was seen, whose logits are finite, bool [B], and positions fed, int64 [B]."""
+    def look(self, rows: Rows, table: list[Table], store: Store | None) -> tuple[Seen, Tensor]:
+        """Forward, head and draft: what was seen, and whose logits are finite, bool [B]."""
         length = rows.tokens.shape[1]
-        positions = torch.arange(length, device=rows.tokens.device)
-        width = max(row.width for row in table)
-        window = torch.where(self.window(rows), positions, length).sort(1).values[:, :width]
-        extent = (min(row.length for row in table), max(row.length for row in table))
-        computed = compute(self.model, rows.tokens, rows.length, window, extent)
+        window = lanes(rows.window, max(row.width for row in table))
+        hidden = self.hidden(rows, table, window, store)
         key = row_key(rows.seed, rows.tokens, rows.length, rows.nfe)
-        drafts = self.sampler(self.model.head(computed.hidden), key, rows.tokens, window, self.model.mask_id)
+        drafts = self.sampler(self.model.head(hidden), key, rows.tokens, window, self.model.mask_id)
         if drafts.logits.shape[-1] != self.model.vocab_size:
             raise ModelError(f"head must return {self.model.vocab_size} logits, got {drafts.logits.shape[-1]}")
         extra = torch.zeros_like(rows.tokens[:, :1])  # a column that takes the padding lanes
         draft = torch.cat([rows.tokens, extra], 1).scatter(1, window, drafts.draft)[:, :length]
         confidence = torch.cat([torch.zeros_like(draft), extra], 1).float().scatter(1, window, drafts.confidence)
         finite = ~(drafts.confidence.isnan() & (window < length)).any(1)
-        return _Seen(draft, confidence[:, :length], drafts.logits, window, key), finite, computed.fed
+        return Seen(draft, confidence[:, :length], drafts.logits, window, key), finite
 
-    def view(self, rows: _Rows, seen: _Seen, open: Tensor) -> View:
+    def hidden(self, rows: Rows, table: list[Table], window: Tensor, store: Store | None) -> Tensor:
+        """[B, W, D]: refreshing rows as a batch of their own, the others from the store; joined for one head."""
+        order = torch.where(rows.window, rows.ordinal[:, None], rows.order) if self.model.block_causal else None
+        work = Feed(rows.tokens, rows.feed, rows.visible, order, window)
+        fresh = [i for i, row in enumerate(table) if row.refresh]
+        feeds = [row.feed for row in table]
+        if store is None or len(fresh) in (0, len(table)):
+            even = order is None and min(feeds) == max(feeds)
+            return compute(self.model, work, max(feeds), store, all_visible=even)
+        index = torch.tensor(fresh, dtype=torch.int64, device=window.device)
+        part = self.model.new_store(len(fresh), rows.tokens.shape[1] + 1)
+        renewed = compute(self.model, work.rows(index), max(feeds[i] for i in fresh), part, all_visible=False)
+        store.put(index, part)
+        del part
+        # The refreshing rows feed padding lanes here: so a block step copies nothing of the store.
+        rest = work._replace(feed=work.feed & ~rows.refresh[:, None])
+        width = max(row.feed for row in table if not row.refresh)
+        return compute(self.model, rest, width, store, all_visible=False).index_copy(0, index, renewed)
+
+    def view(self, rows: Rows, seen: Seen, open: Tensor) -> View:
         """A view of copies, so that what a scheduler writes into it is lost."""
         return View(
             tokens=rows.tokens.clone(),
@@ -273,7 +229,7 @@ class _Loop:
             window=seen.window.clone(),
         )
 
-    def plan(self, rows: _Rows, open: Tensor, seen: _Seen, who: Tensor) -> _Rows:
+    def plan(self, rows: Rows, open: Tensor, seen: Seen, who: Tensor) -> Rows:
         """Ask for blocks out of `open` (bool [B, L]); rows in `who` (bool [B]) that open one, or replan, get theirs."""
         scheduler = self.scheduler
         returned = scheduler.plan(self.view(rows, seen, open), rows.state)
@@ -288,15 +244,21 @@ class _Loop:
         return rows._replace(
             block=torch.where(asked[:, None], planned | kept, rows.block),
             opened=torch.where(opening[:, None], planned, rows.opened),
-            trouble=torch.where(empty & (rows.trouble == 0), _EMPTY_BLOCK, rows.trouble),
+            order=torch.where(planned & asked[:, None], rows.ordinal[:, None], rows.order),
+            trouble=torch.where(empty & (rows.trouble == 0), EMPTY_BLOCK, rows.trouble),
             state=merge_state(scheduler, "plan's state", rows.state, state, opening),
         )
 
-    def step(self, rows: _Rows, table: list[_Table], *, planning: bool) -> tuple[_Rows, Step]:
+    def step(self, rows: Rows, table: list[Table], store: Store | None, *, planning: bool) -> tuple[Rows, Step]:
         """One forward pass and the decision taken from it."""
         scheduler = self.scheduler
-        seen, finite, fed = self.look(rows, table)
-        rows = rows._replace(trouble=torch.where(finite, rows.trouble, _NOT_FINITE))
+        seen, finite = self.look(rows, table, store)
+        rows = rows._replace(
+            trouble=torch.where(finite, rows.trouble, NOT_FINITE),
+            nfe=rows.nfe + 1,
+            refreshes=rows.refreshes + (0 if store is None else rows.refresh.long()),
+            fed=rows.fed + rows.feed.sum(1),
+        )
         if planning and any(self.horizons.values()):
             rows = self.plan(rows, first(rows.masked, rows.horizon), seen, rows.horizon > 0)
         open = rows.block & rows.masked
@@ -313,10 +275,10 @@ class _Loop:
             mask_id=self.model.mask_id,
         )
         state = merge_state(scheduler, "select's state", rows.state, returned[1])
-        rows, settled, done = self.apply(rows._replace(state=state, nfe=rows.nfe + 1, fed=rows.fed + fed), decision)
+        rows, settled, done = self.apply(rows._replace(state=state), decision)
         return rows, Step(rows.row, rows.tokens, view, decision, settled, done, rows.nfe, rows.refreshes, rows.fed)
 
-    def apply(self, rows: _Rows, decision: Applied) -> tuple[_Rows, Tensor, Tensor]:
+    def apply(self, rows: Rows, decision: Applied) -> tuple[Rows, Tensor, Tensor]:
         """Write the decision; say how far each row is settled, int64 [B], and whether it is done, bool [B]."""
         commit, written, remask, edit, hold, stop = decision
         tokens = torch.where(commit | edit, written, rows.tokens).masked_fill(remask, self.model.mask_id)
@@ -333,7 +295,7 @@ class _Loop:
         idle = torch.where(lower, 0, rows.idle + 1)
         stuck = ~done & ~lower & (idle >= (self.max_idle if self.scheduler.revises else 1))
         unfilled = done & (left > 0)
-        trouble = torch.where(stuck, _NO_PROGRESS, 0 if self.model.eos_ids else unfilled * _NO_EOS)
+        trouble = torch.where(stuck, NO_PROGRESS, 0 if self.model.eos_ids else unfilled * NO_EOS)
         if self.model.eos_ids:
             tokens = torch.where(masked & done[:, None], self.model.eos_ids[0], tokens)
         rows = rows._replace(
@@ -342,17 +304,13 @@ class _Loop:
             block=rows.block & ~closed[:, None],
             opened=rows.opened & ~closed[:, None],
             opening=closed,
+            ordinal=rows.ordinal + closed,
             step=torch.where(closed, 0, rows.step + 1),
             low=torch.minimum(rows.low, left),
             idle=idle,
             trouble=torch.where(rows.trouble > 0, rows.trouble, trouble),
         )
-        return rows, torch.where(done, rows.length, settled), done
-
-
-def _take(rows: _Rows, index: Tensor) -> _Rows:
-    taken: _Rows = map_tensors(lambda tensor: tensor[index], rows)
-    return taken
+        return self.prepare(rows), torch.where(done, rows.length, settled), done
 
 
 def _first_true(mask: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dllm_sdk.caching import NoCache
+from dllm_sdk.caching import Cache, NoCache
 from dllm_sdk.canvas import OpenMask, Prompts, build_canvas
 from dllm_sdk.decoding import run
 from dllm_sdk.model import Model
@@ -39,7 +39,7 @@ def generate(
     gen_length: int | Sequence[int],
     open: OpenMask | Sequence[OpenMask] | None = None,
     samples: int = 1,
-    cache: NoCache = NoCache(),  # noqa: B008  frozen
+    cache: Cache = NoCache(),  # noqa: B008  frozen
     sampler: Sampler = Sampler(),  # noqa: B008  frozen
     seed: int = 0,
     stop_at_eos: bool = True,

@@ -29,13 +29,13 @@ class Tokenizer(Protocol):
 
 
 class Store(Protocol):
-    """Keys and values of a batch, [B, H, S, D] per layer."""
+    """Keys, already rotated, and values of a batch, [B, H, S, D] per layer."""
 
-    def take(self, rows: Tensor) -> Store:
-        """A copy of some rows, int64 [n]."""
+    def keep(self, rows: Tensor) -> Store:
+        """Some rows, int64 [n] ascending, moved to the front; the store itself is not used any more."""
 
     def put(self, rows: Tensor, part: Store) -> None:
-        """Write a part back into these rows."""
+        """Overwrite these rows, int64 [n], with those of a part."""
 
 
 class Model(Protocol):
@@ -76,7 +76,9 @@ class Model(Protocol):
     def forward(self, tokens: Tensor, positions: Tensor, store: Any, key_mask: Tensor | None) -> Tensor:
         """Hidden states [B, Q, D] of tokens int64 [B, Q] at positions int64 [B, Q].
 
-        key_mask bool [B, Q or 1, S]: which keys a query may see; None: all. S is Q without a store.
+        Without a store the keys are the Q fed lanes (S = Q). With one, the lanes' keys and values are written to its
+        slots `positions` and every lane attends to its S slots. key_mask bool [B, Q or 1, S]: the keys a query may see;
+        None: all.
         """
 
     def head(self, hidden: Tensor) -> Tensor:
@@ -129,7 +131,7 @@ class CallableModel:
 
     def new_store(self, rows: int, slots: int) -> Any:
         """A callable has no keys to store."""
-        raise ConfigError("a wrapped callable has no keys and values to cache: use NoCache()")
+        raise ConfigError("a wrapped callable has no keys and values to cache: use cache=NoCache()")
 
 
 def wrap(

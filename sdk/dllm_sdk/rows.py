@@ -1,0 +1,135 @@
+"""What is known of the rows in work, and what the host reads of it. Knows the canvas, not how a step is made."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from dllm_sdk.canvas import Canvas
+from dllm_sdk.contract import map_tensors
+from dllm_sdk.errors import DllmError, ModelError, SchedulerError, SchedulerStalled
+
+
+class Rows(NamedTuple):
+    """All that is known of the rows in work. Nothing here is ever written in place."""
+
+    row: Tensor  # int64 [B]  number in the call
+    seed: Tensor  # int64 [B]
+    length: Tensor  # int64 [B]
+    gen_length: Tensor  # int64 [B]
+    horizon: Tensor  # int64 [B]
+    tokens: Tensor  # int64 [B, L]
+    masked: Tensor  # bool [B, L]  undecided; never inferred from the mask id
+    generated: Tensor  # bool [B, L]  masked at the start
+    block: Tensor  # bool [B, L]  the current block, committed positions included
+    opened: Tensor  # bool [B, L]  what it was when it opened (differs where `replan` is "step")
+    opening: Tensor  # bool [B]  the row needs a new block
+    ordinal: Tensor  # int64 [B]  number of the current block, from 1
+    order: Tensor  # int64 [B, L]  number of the block a position was planned into; 0 for given ones
+    step: Tensor  # int64 [B]
+    nfe: Tensor  # int64 [B]
+    refreshes: Tensor  # int64 [B]
+    fed: Tensor  # int64 [B]
+    low: Tensor  # int64 [B]  fewest masks so far
+    idle: Tensor  # int64 [B]  steps since then
+    trouble: Tensor  # int64 [B]  0, or one of the numbers below
+    window: Tensor  # bool [B, L]  what the next step predicts
+    feed: Tensor  # bool [B, L]  what it computes
+    visible: Tensor  # bool [B, L]  whose keys it may see
+    refresh: Tensor  # bool [B]  whether that is everything it may see
+    state: Any  # the scheduler's
+
+
+NOT_FINITE, EMPTY_BLOCK, NO_PROGRESS, NO_EOS = 1, 2, 3, 4
+_LATER = 2**62  # the order of a position that no block has taken yet
+
+
+class Table(NamedTuple):
+    """What the host reads between two steps, one of these per row."""
+
+    row: int
+    done: int
+    opening: int
+    trouble: int
+    refresh: int
+    width: int
+    feed: int
+    nfe: int
+
+
+class Seen(NamedTuple):
+    """What a forward pass showed, before it is cut for `plan` or `select`."""
+
+    draft: Tensor  # int64 [B, L]
+    confidence: Tensor  # float32 [B, L]
+    logits: Tensor  # float32 [B, W, V]
+    window: Tensor  # int64 [B, W]
+    key: Tensor  # int64 [B]
+
+
+def first_rows(canvas: Canvas, horizons: dict[int, int], state: Any) -> Rows:
+    """The rows before their first step: all of them open a block. horizons: gen_length -> horizon."""
+    masks = canvas.open.sum(1)
+
+    def numbers(
+        value: int = 0,
+    ) -> Tensor:  # a tensor object per field: fields that share one would cost a recompilation
+        return torch.full_like(masks, value)
+
+    def nowhere() -> Tensor:
+        return torch.zeros_like(canvas.open)
+
+    return Rows(
+        row=torch.arange(len(masks), device=masks.device),
+        seed=canvas.seed,
+        length=canvas.length,
+        gen_length=masks,
+        horizon=torch.tensor([horizons[count] for count in masks.tolist()], device=masks.device),
+        tokens=canvas.tokens,
+        masked=canvas.open,
+        generated=canvas.open.clone(),
+        block=nowhere(),
+        opened=nowhere(),
+        opening=torch.ones_like(masks, dtype=torch.bool),
+        ordinal=numbers(1),
+        order=torch.where(canvas.open, _LATER, 0),
+        step=numbers(),
+        nfe=numbers(),
+        refreshes=numbers(),
+        fed=numbers(),
+        low=masks.clone(),
+        idle=numbers(),
+        trouble=numbers(),
+        window=nowhere(),
+        feed=nowhere(),
+        visible=nowhere(),
+        refresh=torch.zeros_like(masks, dtype=torch.bool),
+        state=state,
+    )
+
+
+def take(rows: Rows, index: Tensor) -> Rows:
+    """Some rows, int64 [n]."""
+    taken: Rows = map_tensors(lambda tensor: tensor[index], rows)
+    return taken
+
+
+def read(rows: Rows, done: Tensor) -> list[Table]:
+    """The host read between two steps."""
+    columns = (rows.row, done, rows.opening, rows.trouble, rows.refresh, rows.window.sum(1), rows.feed.sum(1), rows.nfe)
+    return [Table(*row) for row in torch.stack([column.long() for column in columns], dim=1).tolist()]
+
+
+def trouble(scheduler: str, row: Table, max_idle: int | None) -> DllmError:
+    """The error of a row in trouble. max_idle: the steps a scheduler that revises had; None for others."""
+    where = f"row {row.row} at step {row.nfe}"
+    if row.trouble == NOT_FINITE:
+        return ModelError(f"the model's logits are not finite (NaN or infinite) in {where}")
+    if row.trouble == EMPTY_BLOCK:
+        return SchedulerStalled(f"{scheduler} planned an empty block for {where}")
+    if row.trouble == NO_EOS:
+        return SchedulerError(f"{scheduler} stopped {where}, but the model has no EOS to fill the rest with")
+    limit = "" if max_idle is None else f" for {max_idle} steps"
+    return SchedulerStalled(f"{scheduler} brought no fewer masks{limit} in {where}: commit at least one")
