@@ -110,7 +110,10 @@ class Hostile(Scheduler):
 
 
 def test_a_hostile_scheduler_breaks_nothing() -> None:
-    for case in (Case(ToyModel(5), (Row((7, 7, 1), 6, (1,)), Row((2,), 9))), Case(ToyModel(6, eos=False), (Row((), 3),))):
+    for case in (
+        Case(ToyModel(5), (Row((7, 7, 1), 6, (1,)), Row((2,), 9))),
+        Case(ToyModel(6, eos=False), (Row((), 3),)),
+    ):
         for row, history in zip(case.rows, run_case(Hostile(), case), strict=True):
             assert len(history) == 1
             tokens = history[0][1]
@@ -244,7 +247,9 @@ def test_temperature_draws_the_models_distribution_row_by_row() -> None:
     drawn = torch.cat(generation.tokens).bincount(minlength=5) / (64 * 60)
     assert torch.allclose(drawn, table.exp(), atol=0.03)
     assert len({tuple(row.tolist()) for row in generation.tokens}) == 60
-    cut = generate(model, [[]], FixedBlock(64, 1), gen_length=64, samples=9, sampler=Sampler(temperature=1.0, top_p=0.69))
+    cut = generate(
+        model, [[]], FixedBlock(64, 1), gen_length=64, samples=9, sampler=Sampler(temperature=1.0, top_p=0.69)
+    )
     assert set(torch.cat(cut.tokens).tolist()) == {2, 3}
     cold = generate(model, [[]], FixedBlock(64, 1), gen_length=8, sampler=Sampler(processors=(suppress(3),)))
     assert cold.tokens[0].tolist() == [2] * 8

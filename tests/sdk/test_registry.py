@@ -112,7 +112,9 @@ def test_a_broken_plug_in_is_named_and_hurts_nobody_else(monkeypatch: pytest.Mon
     monkeypatch.setattr(registry, "entry_points", found)
     assert list(registry.available("scheduler")) == ["bad", "good"]
     assert load_scheduler("good") == FixedBlock()
-    with pytest.raises(RegistryError, match=r"plug-in behind scheduler 'bad' \(nothing_like_this:Bad\) cannot be loaded"):
+    with pytest.raises(
+        RegistryError, match=r"plug-in behind scheduler 'bad' \(nothing_like_this:Bad\) cannot be loaded"
+    ):
         load_scheduler("bad")
 
 

@@ -1,0 +1,223 @@
+"""Caches on a real transformer in float64: batch invariance, the oracle, exactness of the block cache, nothing leaks."""
+
+from __future__ import annotations
+
+from functools import cache as memo
+
+import pytest
+import torch
+from dllm_reference_model.model import Config, Transformer
+from dllm_sdk import (
+    BlockCache,
+    Cache,
+    ConfigError,
+    Decision,
+    DualCache,
+    NoCache,
+    PrefixCache,
+    Sampler,
+    Scheduler,
+    combine,
+    decode,
+    generate,
+)
+from dllm_sdk.caching import CACHES
+from dllm_sdk.rules import first, top_k
+from dllm_sdk.testing import ToyModel
+from dllm_strategies import AdaBlock, ConfidenceAdaptive, FixedBlock
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+MASK, EOS, VOCABULARY = 12, 11, 13
+
+
+@memo
+def model(*, block_causal: bool = False, shift: int = 0, seed: int = 0) -> Transformer:
+    torch.manual_seed(seed)
+    config = Config(
+        vocab_size=VOCABULARY, mask_id=MASK, eos_ids=(EOS,), width=16, layers=2, heads=4, kv_heads=2, mlp_width=24,
+        rope_base=100.0, qk_norm=True, attention_scale=1.0, shift=shift, block_causal=block_causal, max_length=200,
+    )  # fmt: skip
+    made = Transformer(config).double()
+    for parameter in made.parameters():
+        torch.nn.init.normal_(parameter, std=0.8)
+    return made
+
+
+SCHEDULERS: list[Scheduler] = [
+    FixedBlock(5, 3),
+    ConfidenceAdaptive(0.3, 2, 7, 0.5),
+    AdaBlock((0, 1, 2), 6, 0.5, 0.2, 0.5),
+    combine(plan=AdaBlock((0, 1, 2), 3, 0.5, 0.2, 0.5), select=FixedBlock(6, 2)),
+]
+APPROXIMATE: list[Cache] = [
+    NoCache(),
+    NoCache(suffix=False),
+    PrefixCache(),
+    PrefixCache(suffix=False),
+    PrefixCache(refresh_every=2),
+    DualCache(),
+    DualCache(suffix=False),
+    DualCache(refresh_every=3),
+]
+batches = st.lists(st.tuples(st.lists(st.integers(0, EOS), max_size=6), st.integers(1, 24)), min_size=2, max_size=4)
+
+
+def history(made: Transformer, prompts: list, lengths: list[int], scheduler: Scheduler, **options) -> list[list]:
+    rows: list[list] = [[] for _ in prompts]
+    for step in decode(made, prompts, scheduler, gen_length=lengths, **options):
+        for i, row in enumerate(step.rows.tolist()):
+            end = len(prompts[row]) + lengths[row]
+            counts = (int(step.nfe[i]), int(step.refreshes[i]), int(step.fed[i]))
+            rows[row].append((step.decision.commit[i, :end].tolist(), step.tokens[i, :end].tolist(), counts))
+    return rows
+
+
+@given(
+    batch=batches,
+    scheduler=st.sampled_from(SCHEDULERS),
+    cache=st.sampled_from([*APPROXIMATE, BlockCache(), NoCache()]),
+    shift=st.integers(0, 1),
+    temperature=st.sampled_from([0.0, 0.7]),
+    causal=st.booleans(),
+)
+@settings(max_examples=120)
+def test_rows_alone_and_in_batches_are_identical(batch, scheduler, cache, shift, temperature, causal) -> None:
+    causal = isinstance(cache, BlockCache) or (causal and isinstance(cache, NoCache))
+    made = model(block_causal=causal, shift=shift)
+    prompts, lengths = [list(prompt) for prompt, _ in batch], [length for _, length in batch]
+    options = {"cache": cache, "sampler": Sampler(temperature=temperature)}
+    together = history(made, prompts, lengths, scheduler, **options)
+    for row in range(len(batch)):
+        assert history(made, [prompts[row]], [lengths[row]], scheduler, **options)[0] == together[row]
+
+
+@given(batch=batches, scheduler=st.sampled_from(SCHEDULERS), shift=st.integers(0, 1))
+@settings(max_examples=40)
+def test_refreshing_every_step_is_no_cache(batch, scheduler, shift) -> None:
+    prompts, lengths = [list(prompt) for prompt, _ in batch], [length for _, length in batch]
+    oracle = history(model(shift=shift), prompts, lengths, scheduler, cache=NoCache())
+    for cache in (PrefixCache(refresh_every=1), DualCache(refresh_every=1)):
+        cached = history(model(shift=shift), prompts, lengths, scheduler, cache=cache)
+        assert [[step[:2] for step in row] for row in cached] == [[step[:2] for step in row] for row in oracle]
+
+
+@given(batch=batches, scheduler=st.sampled_from(SCHEDULERS), shift=st.integers(0, 1))
+@settings(max_examples=60)
+def test_the_block_cache_is_exact(batch, scheduler, shift) -> None:
+    made = model(block_causal=True, shift=shift)
+    prompts, lengths = [list(prompt) for prompt, _ in batch], [length for _, length in batch]
+    cached = decode(made, prompts, scheduler, gen_length=lengths, cache=BlockCache())
+    plain = decode(made, prompts, scheduler, gen_length=lengths, cache=NoCache())
+    for left, right in zip(cached, plain, strict=True):
+        assert left.tokens.equal(right.tokens)
+        real = left.view.window < left.tokens.shape[1]  # float32 is what a view shows
+        torch.testing.assert_close(left.view.logits[real], right.view.logits[real], rtol=0, atol=1e-5)
+        assert (left.fed <= right.fed).all() and (left.refreshes == 0).all()
+
+
+def test_the_block_cache_equals_the_uncached_forward_in_float64() -> None:
+    """Beneath the loop, which shows float32: the hidden states themselves, for random partitions into blocks."""
+    made, generator = model(block_causal=True), torch.Generator().manual_seed(3)
+    for _ in range(20):
+        tokens = torch.randint(0, EOS, (1, 24), generator=generator)
+        positions = torch.arange(24)[None]
+        cuts = sorted(torch.randperm(22, generator=generator)[:4].add(1).tolist())
+        block = torch.bucketize(positions, torch.tensor(cuts), right=True)
+        order = block[:, None, :] <= block[:, :, None]
+        whole = made(tokens, positions, None, order)
+        store, done = made.new_store(1, 24), 0
+        for end in [*cuts, 24]:
+            lane = positions[:, done:end]
+            part = made(tokens[:, done:end], lane, store, (positions < end)[:, None])
+            torch.testing.assert_close(part, whole[:, done:end], rtol=0, atol=1e-9)
+            done = end
+
+
+def test_what_a_step_feeds() -> None:
+    made, prompt, scheduler = model(), [1, 2, 3], FixedBlock(4, 4)
+    canvas = len(prompt) + 8
+
+    def fed(cache: Cache) -> list[int]:
+        steps = decode(made, [prompt], scheduler, gen_length=8, cache=cache, stop_at_eos=False)
+        total = [0, *(int(step.fed[0]) for step in steps)]
+        return [b - a for a, b in zip(total, total[1:], strict=False)]
+
+    assert fed(NoCache()) == [canvas] * 8
+    assert fed(PrefixCache()) == [canvas, 8, 8, 8, canvas, 4, 4, 4]
+    assert fed(DualCache()) == [canvas, 4, 4, 4, canvas, 4, 4, 4]
+    assert fed(DualCache(refresh_every=2)) == [canvas, 4, canvas, 4] * 2
+    assert fed(DualCache(suffix=False)) == [7, 4, 4, 4, 11, 4, 4, 4]
+    causal = decode(model(block_causal=True), [prompt], scheduler, gen_length=8, cache=BlockCache(), stop_at_eos=False)
+    assert [int(step.fed[0]) for step in causal] == [7, 11, 15, 19, 27, 31, 35, 39]
+    counted = generate(made, [prompt], scheduler, gen_length=8, cache=DualCache(), stop_at_eos=False)
+    assert (counted.nfe, counted.refreshes, counted.fed) == ([8], [2], [2 * canvas + 6 * 4])
+
+
+def test_a_dual_step_does_not_depend_on_the_canvas() -> None:
+    for canvas in (40, 160):
+        steps = list(decode(model(), [[1]], FixedBlock(4, 4), gen_length=canvas, cache=DualCache(), stop_at_eos=False))
+        assert int(steps[1].fed[0] - steps[0].fed[0]) == 4
+
+
+def test_nothing_leaks_from_the_padding_slot_or_from_unwritten_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    prompts, lengths = [[1, 2, 3, 4, 5], [6], [7, 8]], [9, 20, 3]
+    clean = [history(model(), prompts, lengths, s, cache=c) for s in SCHEDULERS for c in APPROXIMATE[2:]]
+    new_store = Transformer.new_store
+
+    def poisoned(self: Transformer, rows: int, slots: int):
+        store = new_store(self, rows, slots)
+        store.keys.fill_(1e6)
+        store.values.fill_(1e6)
+        return store
+
+    monkeypatch.setattr(Transformer, "new_store", poisoned)
+    assert [history(model(), prompts, lengths, s, cache=c) for s in SCHEDULERS for c in APPROXIMATE[2:]] == clean
+
+
+def test_a_finished_row_gives_its_place_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows: list[int] = []
+    forward = Transformer.forward
+
+    def counted(self: Transformer, tokens: Tensor, *rest):
+        rows.append(len(tokens))
+        return forward(self, tokens, *rest)
+
+    monkeypatch.setattr(Transformer, "forward", counted)
+    generate(model(), [[1], [2]], FixedBlock(4, 4), gen_length=[2, 6], cache=DualCache(), stop_at_eos=False)
+    assert rows == [2, 2, 1, 1, 1, 1]
+
+
+class Slide(Scheduler):
+    """A window of four, replanned at every step."""
+
+    replan = "step"
+
+    def plan(self, view, state):
+        return first(view.open, 4), state
+
+    def select(self, view, state):
+        return Decision(top_k(view.open, view.confidence, 1)), state
+
+
+def test_sliding_windows_with_caches() -> None:
+    prompts, lengths = [[1, 2], [3]], [9, 14]
+    for cache in APPROXIMATE:
+        together = history(model(), prompts, lengths, Slide(), cache=cache)
+        for row in range(2):
+            assert history(model(), [prompts[row]], [lengths[row]], Slide(), cache=cache)[0] == together[row]
+
+
+def test_a_cache_that_does_not_fit_is_refused() -> None:
+    with pytest.raises(ConfigError, match="BlockCache is for block-causal models"):
+        generate(model(), [1], FixedBlock(), gen_length=4, cache=BlockCache())
+    with pytest.raises(ConfigError, match="DualCache is for bidirectional models"):
+        generate(model(block_causal=True), [1], FixedBlock(), gen_length=4, cache=DualCache())
+    with pytest.raises(ConfigError, match="replans at every step"):
+        generate(model(block_causal=True), [1], Slide(), gen_length=4, cache=BlockCache())
+    with pytest.raises(ConfigError, match="a wrapped callable has no keys and values to cache"):
+        generate(ToyModel().build(), [1], FixedBlock(), gen_length=4, cache=DualCache())
+    with pytest.raises(ConfigError, match="refresh_every must be a whole number >= 1, got 0"):
+        DualCache(refresh_every=0)
+    assert set(CACHES) == {"none", "prefix", "dual", "block"}
