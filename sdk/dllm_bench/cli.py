@@ -9,15 +9,18 @@ from __future__ import annotations
 import errno
 import json
 import sys
+import textwrap
 import traceback
 from collections.abc import Callable
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 import click
 
 import dllm_sdk
 from dllm_bench.explain import exit_code, explain
+from dllm_bench.progress import Meter
 from dllm_bench.results import FORMATS, Comparison
 from dllm_sdk.registry import Kind
 from dllm_sdk.registry import available as registered
@@ -43,7 +46,7 @@ class Bench(click.Group):
         except click.ClickException as error:
             context = getattr(error, "ctx", None)
             hint = f" (see {context.command_path} --help)" if context is not None else ""
-            click.echo(f"Error: {' '.join(error.format_message().split())}{hint}", err=True)
+            click.echo(f"Error: {' '.join(error.format_message().split()).rstrip('.')}{hint}", err=True)
             sys.exit(error.exit_code)
         except click.Abort:
             sys.exit(INTERRUPTED)
@@ -118,6 +121,7 @@ def cli(ctx: click.Context) -> None:
     "--model",
     default="tiny",
     show_default=True,
+    metavar="MODEL",
     shell_complete=_names("model"),
     help="NAME, NAME:PATH, MODULE:FUNCTION or FILE.py:FUNCTION.",
 )
@@ -156,8 +160,6 @@ def compare(
     ctx: click.Context, /, schedulers: tuple[str, ...], tasks: tuple[str, ...], format: str, **options: Any
 ) -> None:
     """Decode the same prompts with several schedulers; compare accuracy, forward passes and speed."""
-    from dllm_bench.progress import Meter
-
     meter = Meter(sys.stderr)
     try:
         comparison = _compare(schedulers, tasks, progress=meter, **options)
@@ -173,6 +175,8 @@ def compare(
         meter.clear()
         raise
     click.echo(_text(comparison, format))
+    if options["output"]:
+        click.echo(f"\nPrompt by prompt: {Path(options['output']) / 'results.jsonl'}", err=True)
 
 
 def _compare(schedulers: tuple[str, ...], tasks: tuple[str, ...], **options: Any) -> Comparison:
@@ -180,6 +184,13 @@ def _compare(schedulers: tuple[str, ...], tasks: tuple[str, ...], **options: Any
     from dllm_bench.comparison import compare as run
 
     return run(schedulers=schedulers or DEFAULT_SCHEDULERS, tasks=tasks or None, **options)
+
+
+def _interrupted(meter: Meter, output: str | None) -> str:
+    if not meter.done:
+        return "Interrupted before anything was measured."
+    kept = f"they are in {Path(output) / 'results.jsonl'}" if output else "--output FOLDER would have kept them"
+    return f"Interrupted after {meter.done} of {meter.total} generations; {kept}."
 
 
 def _text(comparison: Comparison, format: str) -> str:
@@ -227,7 +238,8 @@ def check(ctx: click.Context, spec: str, examples: int, seed: int) -> None:
     width = max(map(len, report.passed), default=0)
     click.echo(f"{report.scheduler}\n")
     for name in report.passed:
-        click.echo(f"  ok  {name:<{width}}  {meaning(name)}".rstrip())
+        head = f"  ok  {name:<{width}}  "
+        click.echo(textwrap.fill(meaning(name), 100, initial_indent=head, subsequent_indent=" " * len(head)) or head)
     click.echo(f"\n{len(report.passed)} properties hold on {report.examples} random cases (seed {seed}).")
 
 

@@ -23,26 +23,26 @@ def exit_code(error: BaseException) -> int:
 
 def explain(error: BaseException) -> str:
     """What to print: the frames of user code, if it raised, then one sentence."""
-    text = " ".join(str(error).split())
-    cause = error.__cause__
+    text, cause = " ".join(str(error).split()), error.__cause__
     if isinstance(error, DllmError):
         frames = user_frames(cause) if cause is not None else []
-        # the sentence of a plug-in that cannot be imported says where; its traceback would only repeat it
-        place = (
+        # the sentence of a plug-in that cannot be imported says where; its frames would only repeat it
+        at = (
             f" ({frames[-1].filename}, line {frames[-1].lineno})" if isinstance(error, RegistryError) and frames else ""
         )
-        return f"Error: {text}{place}"
-    broken = getattr(error, "property", None)  # dllm_sdk.testing.CheckFailed, known by its shape: importing it is slow
-    frames = user_frames(error if broken is None or cause is None else cause)
-    shown = "".join(["Traceback (your code only; --traceback shows all):\n", *traceback.format_list(frames)])
-    if broken is not None:
+        return f"Error: {text}{at}"
+    property = getattr(
+        error, "property", None
+    )  # dllm_sdk.testing.CheckFailed, known by its shape: importing it is slow
+    if property is not None:
         what, example = (" ".join(str(getattr(error, name, "")).split()) for name in ("what", "example"))
-        return (
-            f"{shown if cause is not None and frames else ''}Error: not {broken!r}: {what}; smallest example: {example}"
-        )
+        frames = user_frames(cause) if cause is not None else []
+        sentence = f'Error: the property "{property}" does not hold: {what}; smallest example: {example}'
+        return _shown(frames) + sentence
+    frames = user_frames(error)
     if frames:
-        at = f"{frames[-1].filename}, line {frames[-1].lineno}, in {frames[-1].name}"
-        return f"{shown}Error: {_kind(error)} in {at}"
+        last = frames[-1]
+        return f"{_shown(frames)}Error: {_kind(error)} in {last.name} ({last.filename}, line {last.lineno})"
     if isinstance(error, OSError) and error.strerror:
         return f"Error: {error.strerror}" + (f": {error.filename}" if error.filename else "")
     if type(error).__name__ == "OutOfMemoryError":
@@ -59,6 +59,12 @@ def user_frames(error: BaseException) -> list[FrameSummary]:
             code = frame.f_code
             frames.append(FrameSummary(code.co_filename, line, code.co_name))
     return frames
+
+
+def _shown(frames: list[FrameSummary]) -> str:
+    if not frames:
+        return ""
+    return "".join(["Traceback (your code only; --traceback shows all):\n", *traceback.format_list(frames)])
 
 
 def _kind(error: BaseException) -> str:

@@ -31,7 +31,7 @@ def _accuracy(row: Row) -> str:
 
 
 def _seconds(value: float) -> str:
-    return f"{value:.2f}" if value < 100 else f"{value:.0f}"
+    return f"{value:.3f}" if value < 0.1 else f"{value:.2f}" if value < 100 else f"{value:.0f}"
 
 
 _Column = tuple[str, Callable[[Row], str]]
@@ -58,6 +58,19 @@ def _columns(comparison: Comparison) -> list[_Column]:
     return [column for column in _COLUMNS if column[0] not in hidden]
 
 
+def title(comparison: Comparison) -> str:
+    """What ran on what, in a line."""
+    about: Mapping[str, Any] = comparison.environment
+    names, tasks = ", ".join(comparison.tasks), f"{len(comparison.tasks)} tasks"
+    temperature = f", temperature {about['temperature']:g}" if about.get("temperature") else ""
+    parts = (
+        f"{about.get('model')} on {comparison.rows[0].n} prompts of {names if len(names) < 60 else tasks}",
+        f"{about.get('device')}, {about.get('threads')} threads, {about.get('dtype') or 'float32'}, "
+        f"batches of up to {about.get('batch_size')}, seed {about.get('seed')}{temperature}",
+    )
+    return "; ".join(parts)
+
+
 def legend(comparison: Comparison) -> list[str]:
     """What the columns mean, then what the numbers say, then what to know about the run."""
     shown = {title for title, _ in _columns(comparison)}
@@ -81,13 +94,18 @@ def table(comparison: Comparison, *, heading: Style = str, note: Style = str, ru
     columns = _columns(comparison)
     names = [row.scheduler for row in comparison.rows]
     cells = [[show(row) for _, show in columns] for row in comparison.rows]
-    lines = _grid("scheduler", names, [title for title, _ in columns], cells, heading=heading, rule=rule)
+    lines = [*_wrap(title(comparison)), ""]
+    lines += _grid("scheduler", names, [title for title, _ in columns], cells, heading=heading, rule=rule)
     for part in _by_task(comparison):
         lines += ["", *_grid(*part, heading=heading, rule=rule)]
     lines.append("")
     for text in legend(comparison):
-        lines += [note(line) for line in textwrap.wrap(text, WIDTH, subsequent_indent="  ", break_on_hyphens=False)]
+        lines += [note(line) for line in _wrap(text)]
     return "\n".join(lines)
+
+
+def _wrap(text: str) -> list[str]:
+    return textwrap.wrap(text, WIDTH, subsequent_indent="  ", break_on_hyphens=False)
 
 
 def _by_task(comparison: Comparison) -> list[tuple[str, list[str], list[str], list[list[str]]]]:
@@ -101,9 +119,15 @@ def _by_task(comparison: Comparison) -> list[tuple[str, list[str], list[str], li
     for at in range(0, len(tasks), 5):
         chunk = tasks[at : at + 5]
         cells = [[_cell(rows[i]) for _, rows in chunk] for i in range(len(comparison.rows))]
-        titles = [textwrap.shorten(name, 14, placeholder="..") if " " in name else name[-14:] for name, _ in chunk]
+        titles = [_short(name) for name, _ in chunk]
         parts.append((corner, [row.scheduler for row in comparison.rows], titles, cells))
     return parts
+
+
+def _short(task: str) -> str:
+    """A task's name or the last part of its path, in the width of a cell."""
+    name = task.rpartition("/")[2] or task
+    return name if len(name) <= 12 else f"{name[:5]}..{name[-5:]}"
 
 
 def _cell(row: Row) -> str:
@@ -140,10 +164,12 @@ def _break(name: str, width: int) -> list[str]:
     """A spec in pieces of at most `width`, cut behind its separators where that works."""
     lines = [""]
     for piece in re.findall(r"[^:,+/]*[:,+/]?", name):
-        if len(lines[-1]) + len(piece) > width and lines[-1]:
+        if len(lines[-1]) + len(piece) > width and lines[-1].strip():
             lines.append("  ")
         lines[-1] += piece
-    return [part for line in lines for part in (textwrap.wrap(line, width, drop_whitespace=False) or [""])]
+        while len(lines[-1]) > width:  # one piece alone is too long
+            lines[-1:] = [lines[-1][:width], "  " + lines[-1][width:]]
+    return lines
 
 
 def md(comparison: Comparison) -> str:
@@ -156,7 +182,7 @@ def md(comparison: Comparison) -> str:
     for row in comparison.rows:
         name = row.scheduler.replace("|", "\\|").replace("`", "'")
         lines.append("| " + " | ".join([f"`{name}`", *(show(row) for _, show in columns)]) + " |")
-    return "\n".join([*lines, "", *(f"- {text}" for text in legend(comparison))])
+    return "\n".join([f"{title(comparison)}\n", *lines, "", *(f"- {text}" for text in legend(comparison))])
 
 
 def json(comparison: Comparison) -> str:

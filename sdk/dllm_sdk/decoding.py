@@ -35,7 +35,7 @@ from dllm_sdk.rows import (
 )
 from dllm_sdk.rules import first, one_of
 from dllm_sdk.sampling import Sampler, row_key
-from dllm_sdk.scheduler import Scheduler, View
+from dllm_sdk.scheduler import Scheduler, View, check_number
 
 
 class Step(NamedTuple):
@@ -50,6 +50,7 @@ class Step(NamedTuple):
     nfe: Tensor  # int64 [B]  the row's decisions so far, each from one forward pass
     refreshes: Tensor  # int64 [B]  those that recomputed a cache; 0 without one
     fed: Tensor  # int64 [B]  positions computed so far
+    extra: Tensor  # int64 [B]  further forward passes, for guidance
 
 
 def decode(
@@ -65,6 +66,7 @@ def decode(
     seed: int = 0,
     stop_at_eos: bool = True,
     max_idle: int = 32,
+    guidance: float = 0.0,
 ) -> Iterator[Step]:
     """Decode step by step.
 
@@ -72,31 +74,38 @@ def decode(
     one per prompt), and `open` marks prompt positions to fill in as well. Each prompt is repeated for `samples` seeds.
     With `stop_at_eos` a row ends once everything before its first generated EOS is final; tokens up to it are those of
     a run without. A scheduler that revises may take `max_idle` steps without bringing the masks to a new low.
+    `guidance` g > 0 is classifier-free guidance (LLaDA): a second pass with the given positions masked gives logits u,
+    and u + (g + 1) (l - u) replaces l.
 
     Raises ConfigError for arguments, SchedulerError and SchedulerStalled for the scheduler, ModelError for the model.
     """
     canvas = build_canvas(model, prompt, gen_length=gen_length, open=open, samples=samples, seed=seed)
-    return run(model, canvas, scheduler, cache=cache, sampler=sampler, stop_at_eos=stop_at_eos, max_idle=max_idle)
+    options = Options(cache, sampler, stop_at_eos, max_idle, guidance)
+    return run(model, canvas, scheduler, options)
 
 
-def run(
-    model: Model,
-    canvas: Canvas,
-    scheduler: Scheduler[Any],
-    *,
-    cache: Cache,
-    sampler: Sampler,
-    stop_at_eos: bool,
-    max_idle: int,
-) -> Iterator[Step]:
+@dataclass(frozen=True)
+class Options:
+    """How to run, apart from what is run: the keyword arguments of `decode` of the same names."""
+
+    cache: Cache
+    sampler: Sampler
+    stop_at_eos: bool
+    max_idle: int
+    guidance: float
+
+    def __post_init__(self) -> None:
+        """Check the fields."""
+        check_number(self, "max_idle", 1, whole=True)
+        check_number(self, "guidance", 0)
+
+
+def run(model: Model, canvas: Canvas, scheduler: Scheduler[Any], options: Options) -> Iterator[Step]:
     """`decode` for a canvas that is already built."""
     if not isinstance(scheduler, Scheduler):
         raise ConfigError(f"scheduler must be an instance of a Scheduler subclass, got {scheduler!r}")
-    if max_idle < 1:
-        raise ConfigError(f"max_idle must be >= 1, got {max_idle}")
-    cache.check(model, scheduler.replan)
-    loop = _Loop(model, bind(scheduler, model), cache, sampler, stop_at_eos=stop_at_eos, max_idle=max_idle)
-    return loop.run(canvas)
+    options.cache.check(model, scheduler.replan)
+    return _Loop(model, bind(scheduler, model), options).run(canvas)
 
 
 @dataclass(frozen=True)
@@ -105,32 +114,39 @@ class _Loop:
 
     model: Model
     scheduler: Scheduler[Any]
-    cache: Cache
-    sampler: Sampler
-    stop_at_eos: bool
-    max_idle: int
+    options: Options
     horizons: dict[int, int] = field(default_factory=dict)  # gen_length -> horizon, asked once each
 
     @torch.no_grad()
     def run(self, canvas: Canvas) -> Iterator[Step]:
         """The steps, until every row is done."""
         rows = self.prepare(self.start(canvas))
-        slots = rows.tokens.shape[1] + 1  # the last one takes the padding lanes
-        store = None if isinstance(self.cache, NoCache) else self.model.new_store(len(rows.tokens), slots)
+        stores = self.stores(rows)
         table = self.read(rows, torch.zeros_like(rows.opening))
         while table:
             planning = self.scheduler.replan == "step" or any(row.opening for row in table)
             if planning and 0 in self.horizons.values():
                 rows = self.prepare(self.plan(rows, rows.masked, self.blank(rows), rows.horizon == 0))
                 table = self.read(rows, torch.zeros_like(rows.opening))
-            rows, step = self.step(rows, table, store, planning=planning)
+            rows, step = self.step(rows, table, stores, planning=planning)
             table = self.read(rows, step.done)
             yield step
             alive = [i for i, row in enumerate(table) if not row.done]
             if len(alive) < len(table):  # a finished row leaves the batch and costs nothing more
                 index = torch.tensor(alive, dtype=torch.int64, device=rows.row.device)
                 rows, table = take(rows, index), [table[i] for i in alive]
-                store = None if store is None else store.keep(index)
+                stores = [store and store.keep(index) for store in stores]
+
+    def stores(self, rows: Rows) -> list[Store | None]:
+        """One store for the canvas, and one for what guidance is measured against."""
+        slots = rows.tokens.shape[1] + 1  # the last one takes the padding lanes
+        none = isinstance(self.options.cache, NoCache)
+        return [None if none else self.model.new_store(len(rows.tokens), slots) for _ in range(self.passes)]
+
+    @property
+    def passes(self) -> int:
+        """Forward passes per step."""
+        return 2 if self.options.guidance else 1
 
     def start(self, canvas: Canvas) -> Rows:
         """The rows before their first step, with what the scheduler says of them."""
@@ -153,12 +169,12 @@ class _Loop:
         current = rows.block | window
         columns = torch.arange(rows.tokens.shape[1], device=rows.tokens.device)
         visible = columns < rows.length[:, None]
-        if not self.cache.suffix:
+        if not self.options.cache.suffix:
             up_to_block = current.flip(1).cumsum(1).flip(1) > 0
             visible = visible & (up_to_block | (rows.order == 0))
-        refresh = self.cache.refresh(rows.opening, rows.step)
+        refresh = self.options.cache.refresh(rows.opening, rows.step)
         finished = rows.order == (rows.ordinal - 1)[:, None]
-        feed = self.cache.feed(Positions(visible, current, finished & visible, rows.step == 0))
+        feed = self.options.cache.feed(Positions(visible, current, finished & visible, rows.step == 0))
         if self.model.shift:  # an open position is predicted from the one before it
             feed = feed | torch.cat([window[:, 1:], torch.zeros_like(window[:, :1])], dim=1)
         return rows._replace(
@@ -170,7 +186,7 @@ class _Loop:
         table = read(rows, done)
         for row in table:
             if row.trouble:
-                raise trouble(repr(self.scheduler), row, self.max_idle if self.scheduler.revises else None)
+                raise trouble(repr(self.scheduler), row, self.options.max_idle if self.scheduler.revises else None)
         return table
 
     def blank(self, rows: Rows) -> Seen:
@@ -180,13 +196,17 @@ class _Loop:
         key = row_key(rows.seed, rows.tokens, rows.length, rows.nfe)
         return Seen(rows.tokens, confidence, logits, rows.tokens[:, :0], key)
 
-    def look(self, rows: Rows, table: list[Table], store: Store | None) -> tuple[Seen, Tensor]:
+    def look(self, rows: Rows, table: list[Table], stores: list[Store | None]) -> tuple[Seen, Tensor]:
         """Forward, head and draft: what was seen, and whose logits are finite, bool [B]."""
         length = rows.tokens.shape[1]
         window = lanes(rows.window, max(row.width for row in table))
-        hidden = self.hidden(rows, table, window, store)
+        logits = self.model.head(self.hidden(rows, table, window, stores[0]))
+        if self.options.guidance:
+            blind = rows._replace(tokens=torch.where(rows.generated, rows.tokens, self.model.mask_id))
+            plain = self.model.head(self.hidden(blind, table, window, stores[1]))
+            logits = plain + (self.options.guidance + 1) * (logits - plain)
         key = row_key(rows.seed, rows.tokens, rows.length, rows.nfe)
-        drafts = self.sampler(self.model.head(hidden), key, rows.tokens, window, self.model.mask_id)
+        drafts = self.options.sampler(logits, key, rows.tokens, window, self.model.mask_id)
         if drafts.logits.shape[-1] != self.model.vocab_size:
             raise ModelError(f"head must return {self.model.vocab_size} logits, got {drafts.logits.shape[-1]}")
         extra = torch.zeros_like(rows.tokens[:, :1])  # a column that takes the padding lanes
@@ -249,15 +269,15 @@ class _Loop:
             state=merge_state(scheduler, "plan's state", rows.state, state, opening),
         )
 
-    def step(self, rows: Rows, table: list[Table], store: Store | None, *, planning: bool) -> tuple[Rows, Step]:
+    def step(self, rows: Rows, table: list[Table], stores: list[Store | None], *, planning: bool) -> tuple[Rows, Step]:
         """One forward pass and the decision taken from it."""
         scheduler = self.scheduler
-        seen, finite = self.look(rows, table, store)
+        seen, finite = self.look(rows, table, stores)
         rows = rows._replace(
             trouble=torch.where(finite, rows.trouble, NOT_FINITE),
             nfe=rows.nfe + 1,
-            refreshes=rows.refreshes + (0 if store is None else rows.refresh.long()),
-            fed=rows.fed + rows.feed.sum(1),
+            refreshes=rows.refreshes + (0 if stores[0] is None else rows.refresh.long()),
+            fed=rows.fed + rows.feed.sum(1) * self.passes,
         )
         if planning and any(self.horizons.values()):
             rows = self.plan(rows, first(rows.masked, rows.horizon), seen, rows.horizon > 0)
@@ -276,7 +296,8 @@ class _Loop:
         )
         state = merge_state(scheduler, "select's state", rows.state, returned[1])
         rows, settled, done = self.apply(rows._replace(state=state), decision)
-        return rows, Step(rows.row, rows.tokens, view, decision, settled, done, rows.nfe, rows.refreshes, rows.fed)
+        counts = (rows.nfe, rows.refreshes, rows.fed, rows.nfe * (self.passes - 1))
+        return rows, Step(rows.row, rows.tokens, view, decision, settled, done, *counts)
 
     def apply(self, rows: Rows, decision: Applied) -> tuple[Rows, Tensor, Tensor]:
         """Write the decision; say how far each row is settled, int64 [B], and whether it is done, bool [B]."""
@@ -287,13 +308,13 @@ class _Loop:
         final = ~masked & ~(rows.block & ~closed[:, None] & self.scheduler.revises)
         settled = torch.minimum(_first_true(~final), rows.length)
         ended = torch.zeros_like(stop)
-        if self.stop_at_eos and self.model.eos_ids:
+        if self.options.stop_at_eos and self.model.eos_ids:
             ended = _first_true(one_of(tokens, self.model.eos_ids) & rows.generated & ~masked) < settled
         left = masked.sum(1)
         done = stop | ended | (closed & (left == 0))
         lower = left < rows.low
         idle = torch.where(lower, 0, rows.idle + 1)
-        stuck = ~done & ~lower & (idle >= (self.max_idle if self.scheduler.revises else 1))
+        stuck = ~done & ~lower & (idle >= (self.options.max_idle if self.scheduler.revises else 1))
         unfilled = done & (left > 0)
         trouble = torch.where(stuck, NO_PROGRESS, 0 if self.model.eos_ids else unfilled * NO_EOS)
         if self.model.eos_ids:

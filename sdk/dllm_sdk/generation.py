@@ -12,7 +12,7 @@ from torch import Tensor
 
 from dllm_sdk.caching import Cache, NoCache
 from dllm_sdk.canvas import OpenMask, Prompts, build_canvas
-from dllm_sdk.decoding import run
+from dllm_sdk.decoding import Options, run
 from dllm_sdk.model import Model
 from dllm_sdk.sampling import Sampler
 from dllm_sdk.scheduler import Scheduler
@@ -28,6 +28,7 @@ class Generation:
     nfe: list[int]  # forward passes
     refreshes: list[int]  # those that recomputed a cache
     fed: list[int]  # positions computed
+    extra: list[int]  # further forward passes, for guidance
     seconds: list[float]  # from the call until the row was done
 
 
@@ -44,23 +45,24 @@ def generate(
     seed: int = 0,
     stop_at_eos: bool = True,
     max_idle: int = 32,
+    guidance: float = 0.0,
 ) -> Generation:
     """Decode to the end. Arguments and errors are those of `decode`."""
     start = time.perf_counter()
     canvas = build_canvas(model, prompt, gen_length=gen_length, open=open, samples=samples, seed=seed)
     rows = len(canvas.length)
-    seconds, ends, counts = [0.0] * rows, [canvas.tokens[0]] * rows, [[0, 0, 0]] * rows
-    options = {"cache": cache, "sampler": sampler, "stop_at_eos": stop_at_eos, "max_idle": max_idle}
-    for step in run(model, canvas, scheduler, **options):  # type: ignore[arg-type]
-        table = torch.stack([step.rows, step.done.long(), step.nfe, step.refreshes, step.fed], dim=1).tolist()
+    seconds, ends, counts = [0.0] * rows, [canvas.tokens[0]] * rows, [[0] * 4] * rows
+    for step in run(model, canvas, scheduler, Options(cache, sampler, stop_at_eos, max_idle, guidance)):
+        columns = (step.rows, step.done.long(), step.nfe, step.refreshes, step.fed, step.extra)
+        table = torch.stack(columns, dim=1).tolist()
         for i, (row, done, *count) in enumerate(table):
             if done:
                 seconds[row], ends[row], counts[row] = time.perf_counter() - start, step.tokens[i], count
     lengths, opens = canvas.length.tolist(), canvas.open.cpu()
     tokens = [end[:length].cpu() for end, length in zip(ends, lengths, strict=True)]
     read = [_read(model, row, opens[i, : lengths[i]]) for i, row in enumerate(tokens)]
-    nfe, refreshes, fed = (list(column) for column in zip(*counts, strict=True))
-    return Generation(tokens, [text for text, _ in read], [n for _, n in read], nfe, refreshes, fed, seconds)
+    nfe, refreshes, fed, extra = (list(column) for column in zip(*counts, strict=True))
+    return Generation(tokens, [text for text, _ in read], [n for _, n in read], nfe, refreshes, fed, extra, seconds)
 
 
 def _read(model: Model, tokens: Tensor, generated: Tensor) -> tuple[str | None, int]:

@@ -21,11 +21,17 @@ def first(mask: Tensor, k: int | Tensor) -> Tensor:
     return mask & (mask.cumsum(1) <= _per_row(k))
 
 
+def rank(mask: Tensor, score: Tensor) -> Tensor:
+    """The place of each position of the mask by score, the highest is 0, int64 [B, L]; the rest come after them all."""
+    order = score.masked_fill(~mask, -torch.inf).argsort(dim=1, descending=True, stable=True)
+    order = order.gather(1, (~mask).gather(1, order).long().argsort(dim=1, stable=True))  # a score may be -inf itself
+    places = torch.arange(order.shape[1], device=order.device).expand_as(order)
+    return torch.empty_like(order).scatter(1, order, places)
+
+
 def top_k(mask: Tensor, score: Tensor, k: int | Tensor) -> Tensor:
     """The k positions of the mask with the highest score."""
-    order = score.masked_fill(~mask, -torch.inf).argsort(dim=1, descending=True, stable=True)
-    rank = torch.empty_like(order).scatter(1, order, torch.arange(order.shape[1], device=order.device).expand_as(order))
-    return mask & (rank < _per_row(k))
+    return mask & (rank(mask, score) < _per_row(k))
 
 
 def above(mask: Tensor, score: Tensor, threshold: float | Tensor) -> Tensor:

@@ -4,21 +4,24 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
-from dllm_sdk import Decision, Scheduler, View, check_number
-from dllm_sdk.rules import first, top_k
+from dllm_sdk import Decision, Scheduler, TokenIds, View, check_number
+from dllm_sdk.rules import first, one_of, top_k
 
 
 @dataclass(frozen=True)
 class FixedBlock(Scheduler):
     """Equal blocks, left to right; `steps` forward passes per block, an equal share each, the most confident first.
 
-    With `steps >= block`, the default, one token per step.
+    With `steps >= block`, the default, one token per step. Positions that draft a token in `defer` come last, and the
+    others are ranked as if it could not be (LLaDA's `confidence_eos_eot_inf`, with EOS and EoT).
     """
 
     block: int = 32
     steps: int = 32
+    defer: TokenIds = ()
 
     def __post_init__(self) -> None:
         """Check the fields."""
@@ -33,4 +36,13 @@ class FixedBlock(Scheduler):
         """This step's share, rounded up: it can neither stall nor overrun."""
         steps_left = (self.steps - view.step).clamp(min=1)
         share = (view.open.sum(1) + steps_left - 1) // steps_left
-        return Decision(commit=top_k(view.open, view.confidence, share)), state
+        return Decision(commit=top_k(view.open, self.score(view), share)), state
+
+    def score(self, view: View) -> Tensor:
+        """What positions are ranked by, float32 [B, L]."""
+        if not self.defer:
+            return view.confidence
+        tokens = torch.arange(view.logits.shape[-1], device=view.logits.device)
+        logits = view.logits.masked_fill(one_of(tokens, self.defer), -torch.inf)
+        draft = view.to_window(view.draft)[..., None]
+        return view.to_canvas((logits.gather(-1, draft)[..., 0] - logits.logsumexp(-1)).exp())

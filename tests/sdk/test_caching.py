@@ -6,6 +6,10 @@ from functools import cache as memo
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
 from dllm_reference_model.model import Config, Transformer
 from dllm_sdk import (
     BlockCache,
@@ -25,9 +29,6 @@ from dllm_sdk.caching import CACHES
 from dllm_sdk.rules import first, top_k
 from dllm_sdk.testing import ToyModel
 from dllm_strategies import AdaBlock, ConfidenceAdaptive, FixedBlock
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from torch import Tensor
 
 MASK, EOS, VOCABULARY = 12, 11, 13
 

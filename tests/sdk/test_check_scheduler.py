@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 import pytest
 import torch
+
 from dllm_sdk import ConfigError, Decision, Scheduler, testing
 from dllm_sdk.rules import at_least_one, first, top_k, uniform
 from dllm_sdk.testing import PROPERTIES, CheckFailed, check_scheduler

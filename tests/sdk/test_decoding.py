@@ -6,6 +6,9 @@ from dataclasses import dataclass, replace
 
 import pytest
 import torch
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
 from dllm_sdk import (
     ConfigError,
     Decision,
@@ -23,9 +26,6 @@ from dllm_sdk import (
 from dllm_sdk.rules import first, top_k, uniform
 from dllm_sdk.testing import Case, Row, ToyModel, cases, run_case
 from dllm_strategies import AdaBlock, ConfidenceAdaptive, FixedBlock
-from hypothesis import assume, given, settings
-from hypothesis import strategies as st
-
 from tests.sdk import reference
 
 PLAIN = [
@@ -290,7 +290,7 @@ BAD_CALLS = [
     ({"prompt": [1.5]}, "token ids"),
     ({"open": [True]}, "2 bools"),
     ({"samples": 0}, "samples must be >= 1"),
-    ({"max_idle": 0}, "max_idle must be >= 1"),
+    ({"max_idle": 0}, "max_idle must be a whole number >= 1"),
     ({"scheduler": FixedBlock}, "instance of a Scheduler subclass"),
 ]
 

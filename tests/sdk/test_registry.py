@@ -7,6 +7,7 @@ from importlib.metadata import EntryPoint
 from pathlib import Path
 
 import pytest
+
 from dllm_sdk import ConfigError, RegistryError, load_model, load_scheduler, load_task, registry
 from dllm_strategies import AdaBlock, FixedBlock
 

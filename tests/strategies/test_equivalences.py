@@ -7,11 +7,12 @@ from dataclasses import replace
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from dllm_sdk import ConfigError, decode, generate, wrap
 from dllm_sdk.testing import Case, ToyModel, cases, check_scheduler, run_case
 from dllm_strategies import AdaBlock, ConfidenceAdaptive, FixedBlock
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 NEWLINE = (0,)
 thresholds = st.sampled_from([0.0, 0.3, 0.5, 0.7, 0.9, 1.1])

@@ -1,0 +1,98 @@
+"""Dream's own decoding: a schedule of quotas over time, and its threshold rule. Dream 7B, arXiv:2508.15487."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+import torch
+from torch import Tensor
+
+from dllm_sdk import ConfigError, Decision, Scheduler, View, check_number
+from dllm_sdk.rules import above, entropy, first, margin, top_k
+
+Counter: TypeAlias = tuple[Tensor]  # int64 [B]
+
+
+@dataclass(frozen=True)
+class Dream(Scheduler[Counter]):
+    """With t = linspace(1, 0.001, steps + 1), interval i commits int(masks (1 - t[i+1] / t[i])) positions, best first.
+
+    The last interval commits all that is left; one that would commit nothing is passed over, where the public code
+    spends a forward pass on it. `rule` scores by probability ("maskgit_plus"), by the lead over the second token
+    ("topk_margin") or by negative entropy ("entropy"). `block` 0 is the whole canvas, else `steps` are per block.
+    `start` is the first interval (Fast-dLLM's copies for blocks start at 1).
+    """
+
+    steps: int = 512
+    rule: Literal["maskgit_plus", "topk_margin", "entropy"] = "entropy"
+    block: int = 0
+    start: int = 0
+
+    def __post_init__(self) -> None:
+        """Check the fields."""
+        check_number(self, "steps", 1, whole=True)
+        check_number(self, "block", 0, whole=True)
+        check_number(self, "start", 0, self.steps - 1, whole=True)
+        if self.rule not in ("maskgit_plus", "topk_margin", "entropy"):
+            raise ConfigError(f"Dream: rule must be maskgit_plus, topk_margin or entropy, got {self.rule!r}")
+
+    def init(self, tokens: Tensor, open: Tensor) -> Counter:
+        """The next interval."""
+        return (torch.full_like(tokens[:, 0], self.start),)
+
+    def plan(self, view: View, state: Counter) -> tuple[Tensor, Counter]:
+        """The whole canvas, or the first `block` masks; the schedule starts anew."""
+        return first(view.open, self.block or view.open.shape[1]), (torch.full_like(state[0], self.start),)
+
+    def select(self, view: View, state: Counter) -> tuple[Decision, Counter]:
+        """The quota of the next interval that has one."""
+        (interval,) = state
+        masks = view.open.sum(1)
+        time = torch.linspace(1, 1e-3, self.steps + 1, device=masks.device)
+        quotas = (masks[:, None].float() * (1 - time[1:] / time[:-1])).long()
+        index = torch.arange(self.steps, device=masks.device)
+        quotas = torch.where(index == self.steps - 1, masks[:, None], quotas)
+        useful = (index >= interval.clamp(max=self.steps - 1)[:, None]) & (quotas > 0)
+        now = torch.where(useful, index, self.steps - 1).amin(1)
+        quota = quotas.gather(1, now[:, None])[:, 0]
+        return Decision(commit=top_k(view.open, self.score(view), quota)), (now + 1,)
+
+    def score(self, view: View) -> Tensor:
+        """What positions are ranked by, float32 [B, L]."""
+        if self.rule == "maskgit_plus":
+            return view.confidence
+        return margin(view) if self.rule == "topk_margin" else -entropy(view)
+
+
+@dataclass(frozen=True)
+class DreamThreshold(Scheduler[Counter]):
+    """Dream's `confidence_threshold` without blocks: a step's share of gen_length / steps candidates, the best first.
+
+    The best candidate commits, the others only at or above `threshold`; those left over are candidates again in the
+    next step, and after `steps` steps the only ones.
+    """
+
+    steps: int = 512
+    threshold: float = 0.9
+
+    def __post_init__(self) -> None:
+        """Check the fields."""
+        check_number(self, "steps", 1, whole=True)
+        check_number(self, "threshold", 0)
+
+    def init(self, tokens: Tensor, open: Tensor) -> Counter:
+        """Candidates left over."""
+        return (torch.zeros_like(tokens[:, 0]),)
+
+    def plan(self, view: View, state: Counter) -> tuple[Tensor, Counter]:
+        """The whole canvas."""
+        return view.open, state
+
+    def select(self, view: View, state: Counter) -> tuple[Decision, Counter]:
+        """The best candidate, and those that are sure."""
+        share = torch.where(view.step < self.steps, view.gen_length // self.steps, 0)
+        candidates = (share + state[0]).clamp(min=1)
+        chosen = top_k(view.open, view.confidence, candidates)
+        commit = above(chosen, view.confidence, self.threshold) | top_k(view.open, view.confidence, 1)
+        return Decision(commit=commit), ((candidates - commit.sum(1)).clamp(min=0),)
