@@ -165,11 +165,7 @@ def compare(
         comparison = _compare(schedulers, tasks, progress=meter, **options)
     except KeyboardInterrupt:
         meter.clear()
-        kept = (
-            f"they are in {options['output']}" if options["output"] else "nothing was kept (--output FOLDER keeps them)"
-        )
-        done = f"Interrupted after {meter.done} of {meter.total} generations; {kept}."
-        click.echo(done if meter.done else "Interrupted before the first generation.", err=True)
+        click.echo(_interrupted(meter, options["output"]), err=True)
         ctx.exit(INTERRUPTED)
     except Exception:
         meter.clear()

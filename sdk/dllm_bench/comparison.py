@@ -57,9 +57,9 @@ def compare(
     named = _load_schedulers(schedulers)
     questions = collect(tasks, limit=limit, seed=seed, gen_length=gen_length)
     loaded = _load_model(model, device, dtype)
+    run = Run(loaded, named, _batches(loaded, questions, batch_size), sampler, seed)
     for _, scheduler in named:
         bind(scheduler, loaded)  # so that a delimiter that no token contains is found now
-    run = Run(loaded, named, _batches(loaded, questions, batch_size), sampler, seed)
     described = [{"scheduler": name, "repr": repr(one), "fields": describe(one)} for name, one in named]
     settings = {"seed": seed, "batch_size": batch_size, "temperature": temperature, "limit": limit}
     lengths = {one.name: one.gen_length for one in questions}
@@ -139,7 +139,7 @@ def _load_model(model: str | Model, device: str, dtype: str | None) -> Model:
             raise ConfigError(f"model {name} cannot be loaded: {error}") from error
     missing = [need for need in (*_MODEL_NEEDS, "forward", "head") if not hasattr(loaded, need)]
     if missing or isinstance(loaded, str):
-        raise ConfigError(f"model {name} is a {type(loaded).__name__} without {', '.join(missing)}")
+        raise ConfigError(f"model {name} is of type {type(loaded).__name__}, without {', '.join(missing)}")
     return loaded
 
 

@@ -6,9 +6,12 @@ First a line with the environment and the settings (`"kind": "run"`), then one l
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
@@ -32,11 +35,12 @@ class Journal:
         """Make the folder and open the file; ConfigError if that cannot be, or if it holds results already."""
         self.path = None if folder is None else Path(folder) / NAME
         self._file = None
+        self._size = 0  # bytes of whole lines
         if self.path is None:
             return
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = open(self.path, "x", encoding="utf-8")  # noqa: SIM115  closed by __exit__
+            self._file = open(self.path, "xb", buffering=0)  # noqa: SIM115  closed by __exit__
         except FileExistsError:
             if self.path.parent.is_dir():
                 raise ConfigError(f"output {self.path} exists: give another folder, or remove it first") from None
@@ -60,15 +64,19 @@ class Journal:
             for outcome, text in zip(outcomes, prompts, strict=True)
         )
 
-    def _write(self, entries: Any) -> None:
+    def _write(self, entries: Iterable[Mapping[str, Any]]) -> None:
         if self._file is None:
             return
-        lines = "".join(json.dumps(entry, ensure_ascii=False) + "\n" for entry in entries)
+        lines = "".join(json.dumps(entry, ensure_ascii=False) + "\n" for entry in entries).encode()
         try:
-            self._file.write(lines)  # whole lines in one call: an interrupt leaves none half written
-            self._file.flush()
+            written = self._file.write(lines)  # unbuffered, in one call: an interrupt leaves no line half written
+            if written != len(lines):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         except OSError as error:
+            with suppress(OSError):
+                self._file.truncate(self._size)
             raise Unwritable(f"{self.path} cannot be written any more: {error.strerror}") from error
+        self._size += len(lines)
 
     def __enter__(self) -> Self:
         return self
