@@ -7,7 +7,7 @@ their tensor names has to fill.
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import MISSING, asdict, fields
 from pathlib import Path
@@ -23,7 +23,7 @@ from dllm_reference_model.tokenizer import Tokenizer
 
 FORMAT = "dllm-reference-model/1"
 CONFIG, WEIGHTS, TOKENIZER = "config.json", "model.safetensors", "tokenizer.json"
-_FLOATS = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+FLOATS = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
 
 class CheckpointError(ValueError):
@@ -67,10 +67,7 @@ def expected_shapes(model: Transformer) -> dict[str, tuple[int, ...]]:
 
 def read_config(path: Path) -> Config:
     """The config in a config.json of our own format."""
-    try:
-        found = json.loads(_existing(path).read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise CheckpointError(f"{path} is not JSON ({error}), expected a model config") from None
+    found = read_json(existing(path), "a model config")
     if not isinstance(found, dict) or found.pop("format", None) != FORMAT:
         raise CheckpointError(f'{path} is not a config of this package, expected an object with "format": "{FORMAT}"')
     known = {field.name: field for field in fields(Config)}
@@ -117,34 +114,77 @@ def _read_tokenizer(path: Path, config: Config) -> Tokenizer:
 def _read_weights(
     path: Path, expected: Mapping[str, tuple[int, ...]], device: torch.device, dtype: torch.dtype | None
 ) -> dict[str, Tensor]:
-    try:
-        with safe_open(_existing(path), framework="pt", device=str(device)) as file:
-            found = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 - not a dict
-            _check_header(path, {n: (tuple(s.get_shape()), s.get_dtype()) for n, s in found.items()}, expected)
-            return {name: file.get_tensor(name).to(dtype) for name in expected}
-    except SafetensorError as error:
-        raise CheckpointError(f"{path} is torn or not a safetensors file ({error})") from None
-
-
-def _check_header(
-    path: Path, found: Mapping[str, tuple[tuple[int, ...], str]], expected: Mapping[str, tuple[int, ...]]
-) -> None:
+    header = read_header(existing(path))
+    check_names(path, header, expected)
     for name, shape in expected.items():
-        if name not in found:
+        check_tensor(path, name, header[name], shape)
+    return read_tensors(path, expected, device, dtype)
+
+
+def read_json(path: Path, wanted: str) -> Any:
+    """What a JSON file holds; `wanted` says in the error what it should have been."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:  # not UTF-8, not JSON, or nested beyond reason
+        raise CheckpointError(f"{path} is not JSON ({error}), expected {wanted}") from None
+
+
+def read_header(path: Path) -> dict[str, tuple[tuple[int, ...], str]]:
+    """Shape and stored type of every tensor of a safetensors file; nothing is allocated."""
+    with _opened(path, "cpu") as file:
+        found = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+        return {name: (tuple(piece.get_shape()), piece.get_dtype()) for name, piece in found.items()}
+
+
+def read_tensors(
+    path: Path, names: Iterable[str], device: torch.device, dtype: torch.dtype | None
+) -> dict[str, Tensor]:
+    """Tensors of a safetensors file, each straight to its device and type (None: as stored), one after another.
+
+    On the CPU and as stored they are views of the file, which must not be written to while they are in use.
+    """
+    with _opened(path, str(device)) as file:
+        return {name: file.get_tensor(name).to(dtype) for name in names}
+
+
+def check_names(path: Path, found: Iterable[str], expected: Mapping[str, tuple[int, ...]]) -> None:
+    """Every expected tensor is there and no other."""
+    names = set(found)
+    for name, shape in expected.items():
+        if name not in names:
             raise CheckpointError(f"{path} has no tensor {name}, expected one of shape {list(shape)}")
-        if found[name][0] != shape:
-            raise CheckpointError(f"{path}: tensor {name} has shape {list(found[name][0])}, expected {list(shape)}")
-        if found[name][1] not in _FLOATS:
-            raise CheckpointError(f"{path}: tensor {name} is {found[name][1]}, expected one of {', '.join(_FLOATS)}")
-    for name in found:
-        if name not in expected:
-            raise CheckpointError(f"{path} has the tensor {name}, which this config does not have")
+    for name in sorted(names - expected.keys()):
+        raise CheckpointError(f"{path} has the tensor {printable(name)}, which this config does not have")
 
 
-def _existing(path: Path) -> Path:
+def check_tensor(path: Path, name: str, found: tuple[tuple[int, ...], str], shape: tuple[int, ...]) -> None:
+    """One tensor of a header has the shape that the config gives it, and a floating point type."""
+    if found[0] != shape:
+        raise CheckpointError(f"{path}: tensor {name} has shape {list(found[0])}, expected {list(shape)}")
+    if found[1] not in FLOATS:
+        raise CheckpointError(f"{path}: tensor {name} is {found[1]}, expected one of {', '.join(FLOATS)}")
+
+
+def printable(name: str) -> str:
+    """A name from a file as one short line, whatever is in it."""
+    return name if name.isprintable() and len(name) <= 120 else repr(name[:120])
+
+
+def existing(path: Path) -> Path:
+    """The path, if it is a file."""
     if not path.is_file():
         raise CheckpointError(f"{path} does not exist, expected a checkpoint folder with {CONFIG} and {WEIGHTS}")
     return path
+
+
+@contextmanager
+def _opened(path: Path, device: str) -> Iterator[Any]:
+    try:
+        with safe_open(path, framework="pt", device=device) as file:
+            yield file
+    except SafetensorError as error:
+        reason = " ".join(str(error).split())
+        raise CheckpointError(f"{path} is torn or not a safetensors file ({reason})") from None
 
 
 @contextmanager

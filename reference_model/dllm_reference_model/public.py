@@ -1,0 +1,480 @@
+"""LLaDA's and Dream's public checkpoint folders, read into our own transformer.
+
+A layout is a table: what a folder's config.json calls a size, what its safetensors call a tensor, and which values of
+the other fields this transformer computes; everything else is refused by name. Only JSON and safetensors are read, no
+pickle, and no code of the folder is run. Every name, shape and type is compared with the config before a tensor is
+allocated. It knows no decoding and no download.
+"""
+
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer as FastTokenizer
+
+from dllm_reference_model.checkpoint import (
+    CONFIG,
+    TOKENIZER,
+    WEIGHTS,
+    CheckpointError,
+    check_names,
+    check_tensor,
+    existing,
+    expected_shapes,
+    printable,
+    read_header,
+    read_json,
+    read_tensors,
+)
+from dllm_reference_model.model import Config, Transformer
+
+INDEX = "model.safetensors.index.json"
+GENERATION, WORDS = "generation_config.json", "tokenizer_config.json"
+PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+LARGEST = 2**28  # of one size in a config: far beyond any model, far below what overflows
+MOST = 1e12  # of any other number
+REQUIRED: Any = object()
+
+Headers = dict[Path, dict[str, tuple[tuple[int, ...], str]]]  # of each file: tensor -> shape and stored type
+
+
+class PublicTransformer(Transformer):
+    """A transformer from a public checkpoint."""
+
+    revision: str | None = None  # the commit it was fetched from the hub with
+
+
+def load_llada(
+    folder: str | Path,
+    *,
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype | None = None,
+    mask_id: int | None = None,
+    eos_ids: Sequence[int] | None = None,
+) -> PublicTransformer:
+    """A folder in the layout of LLaDA-8B (arXiv:2502.09992), straight to a device and dtype (None: as stored).
+
+    `mask_id` and `eos_ids` come from config.json, generation_config.json or tokenizer_config.json, EoT (`<|eot_id|>`)
+    joins EOS where the tokenizer has it; an argument replaces what the files say, and `eos_ids=()` means that rows
+    never stop early. Raises CheckpointError for a missing, torn, wrong or unsupported file.
+    """
+    return _load(LLADA, Path(folder), torch.device(device), dtype, Given(mask_id, eos_ids))
+
+
+def load_dream(
+    folder: str | Path,
+    *,
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype | None = None,
+    mask_id: int | None = None,
+    eos_ids: Sequence[int] | None = None,
+) -> PublicTransformer:
+    """A folder in the layout of Dream-7B (arXiv:2508.15487), as `load_llada`: EoT is `<|im_end|>`, shift is 1."""
+    return _load(DREAM, Path(folder), torch.device(device), dtype, Given(mask_id, eos_ids))
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How one family of checkpoints writes down what this transformer needs."""
+
+    sizes: Callable[["Fields"], dict[str, Any]]  # config.json -> our Config's fields, without token ids
+    supported: Mapping[str, tuple[Any, ...]]  # field -> what it means when absent, and further values we compute
+    required: Mapping[str, tuple[Any, ...]]  # field -> the values we compute; absence means something else
+    names: Mapping[str, str]  # our module -> theirs; * is the number of the layer
+    tied: str  # the field that says whether the embedding is also the output head
+    turn_end: str  # the token that ends a turn of a chat, an end of text as well
+
+
+@dataclass(frozen=True)
+class Given:
+    """Token ids that the caller gives instead of the folder."""
+
+    mask_id: int | None
+    eos_ids: Sequence[int] | None
+
+
+class Fields:
+    """A JSON object read field by field, so that each fault names the file and the field."""
+
+    def __init__(self, path: Path, found: Mapping[str, Any]) -> None:
+        self.path, self.found = path, found
+
+    @classmethod
+    def read(cls, path: Path) -> "Fields":
+        found = read_json(path, "a JSON object")
+        if not isinstance(found, dict):
+            raise CheckpointError(f"{path} holds {_shown(found)}, expected a JSON object")
+        return cls(path, found)
+
+    @classmethod
+    def beside(cls, path: Path) -> "Fields":
+        """A file that may be missing."""
+        return cls.read(path) if path.exists() else cls(path, {})
+
+    def error(self, name: str, expected: str) -> CheckpointError:
+        if name not in self.found:
+            return CheckpointError(f"{self.path} has no field {printable(name)}, expected {expected}")
+        return CheckpointError(f"{self.path}: {printable(name)} is {_shown(self.found[name])}, expected {expected}")
+
+    def whole(self, name: str, default: int = REQUIRED) -> int:
+        """A size; null is the same as absent, as in the public configurations."""
+        value = self.found.get(name)
+        if value is None and default is not REQUIRED:
+            return default
+        if type(value) is not int or not 1 <= value <= LARGEST:
+            raise self.error(name, f"a whole number in 1..{LARGEST}")
+        return value
+
+    def number(self, name: str) -> float:
+        value = self.found.get(name)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= MOST:
+            raise self.error(name, f"a number above 0, {MOST:g} at most")
+        return float(value)
+
+    def flag(self, name: str, default: bool = REQUIRED) -> bool:
+        value = self.found.get(name, default)
+        if not isinstance(value, bool):
+            raise self.error(name, "true or false")
+        return value
+
+    def token_ids(self, name: str) -> tuple[int, ...]:
+        """A token id or a list of them; empty if absent or null."""
+        value = self.found.get(name)
+        ids = value if isinstance(value, list) else [] if value is None else [value]
+        if any(type(item) is not int for item in ids):
+            raise self.error(name, "a token id or a list of them")
+        return tuple(ids)
+
+    def require(self, layout: Layout) -> None:
+        """Refuse a config that asks for another computation than this transformer's."""
+        for name, values in layout.required.items():
+            if not _among(self.found.get(name, REQUIRED), values):
+                raise self.error(name, f"{_either(values)}, nothing else is supported")
+        for name, values in layout.supported.items():
+            if not _among(self.found.get(name, values[0]), values):
+                raise self.error(name, f"{_either(values)}, nothing else is supported")
+
+
+def _among(value: Any, values: Iterable[Any]) -> bool:
+    return any(type(value) is type(item) and value == item for item in values)  # in JSON, true is not 1
+
+
+def _either(values: Iterable[Any]) -> str:
+    return " or ".join(json.dumps(value) for value in values)
+
+
+def _shown(value: Any) -> str:
+    """A JSON value in one short line."""
+    text = json.dumps(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _llada_sizes(config: Fields) -> dict[str, Any]:
+    width, heads, words = config.whole("d_model"), config.whole("n_heads"), config.whole("vocab_size")
+    rows = config.whole("embedding_size", words)  # vocab_size rounded up: the logits are as wide
+    if rows < words:
+        raise config.error("embedding_size", f"at least vocab_size, {words}")
+    return {
+        "vocab_size": rows,
+        "width": width,
+        "layers": config.whole("n_layers"),
+        "heads": heads,
+        "kv_heads": config.whole("n_kv_heads", heads),
+        "mlp_width": config.whole("mlp_hidden_size", 0) or width * config.whole("mlp_ratio"),
+        "max_length": config.whole("max_sequence_length"),
+        "rope_base": config.number("rope_theta"),
+        "norm_eps": config.number("rms_norm_eps"),
+        "qkv_bias": config.flag("include_qkv_bias", False),
+    }
+
+
+def _dream_sizes(config: Fields) -> dict[str, Any]:
+    width, heads = config.whole("hidden_size"), config.whole("num_attention_heads")
+    if config.whole("head_dim", width // heads) != width // heads:
+        raise config.error("head_dim", f"hidden_size / num_attention_heads, {width // heads}")
+    # Qwen2 keeps a sliding_window in configs that do not use it; only an explicit false says so.
+    if config.found.get("sliding_window") is not None and config.found.get("use_sliding_window") is not False:
+        raise config.error("sliding_window", 'null, or "use_sliding_window": false')
+    return {
+        "vocab_size": config.whole("vocab_size"),
+        "width": width,
+        "layers": config.whole("num_hidden_layers"),
+        "heads": heads,
+        "kv_heads": config.whole("num_key_value_heads", heads),
+        "mlp_width": config.whole("intermediate_size"),
+        "max_length": config.whole("max_position_embeddings"),
+        "rope_base": config.number("rope_theta"),
+        "norm_eps": config.number("rms_norm_eps"),
+        "qkv_bias": True,
+        "shift": 1,
+    }
+
+
+_BOTH = {"rope_scaling": (None,), "rope_parameters": (None,), "quantization_config": (None,)}
+
+LLADA = Layout(
+    sizes=_llada_sizes,
+    required={
+        "model_type": ("llada",),
+        "block_type": ("llama",),
+        "layer_norm_type": ("rms",),
+        "activation_type": ("silu",),
+        "rope": (True,),
+    },
+    supported={
+        **_BOTH,
+        "alibi": (False,),
+        "attention_layer_norm": (False,),
+        "bias_for_layer_norm": (None, False),
+        "block_group_size": (1,),
+        "include_bias": (False,),
+        "input_emb_norm": (False,),
+        "layer_norm_with_affine": (True,),
+        "multi_query_attention": (None, False),
+        "rope_full_precision": (True,),
+        "scale_logits": (False,),
+        "sliding_window": (None,),
+    },
+    names={
+        "embed": "model.transformer.wte",
+        "layers.*.attention_norm": "model.transformer.blocks.*.attn_norm",
+        "layers.*.attention.query": "model.transformer.blocks.*.q_proj",
+        "layers.*.attention.key": "model.transformer.blocks.*.k_proj",
+        "layers.*.attention.value": "model.transformer.blocks.*.v_proj",
+        "layers.*.attention.out": "model.transformer.blocks.*.attn_out",
+        "layers.*.mlp_norm": "model.transformer.blocks.*.ff_norm",
+        "layers.*.mlp.gate": "model.transformer.blocks.*.ff_proj",
+        "layers.*.mlp.up": "model.transformer.blocks.*.up_proj",
+        "layers.*.mlp.down": "model.transformer.blocks.*.ff_out",
+        "norm": "model.transformer.ln_f",
+        "unembed": "model.transformer.ff_out",
+    },
+    tied="weight_tying",
+    turn_end="<|eot_id|>",
+)
+
+DREAM = Layout(
+    sizes=_dream_sizes,
+    required={"model_type": ("Dream", "dream"), "hidden_act": ("silu",)},
+    supported={**_BOTH, "use_sliding_window": (False,), "attention_bias": (True,), "mlp_bias": (False,)},
+    names={
+        "embed": "model.embed_tokens",
+        "layers.*.attention_norm": "model.layers.*.input_layernorm",
+        "layers.*.attention.query": "model.layers.*.self_attn.q_proj",
+        "layers.*.attention.key": "model.layers.*.self_attn.k_proj",
+        "layers.*.attention.value": "model.layers.*.self_attn.v_proj",
+        "layers.*.attention.out": "model.layers.*.self_attn.o_proj",
+        "layers.*.mlp_norm": "model.layers.*.post_attention_layernorm",
+        "layers.*.mlp.gate": "model.layers.*.mlp.gate_proj",
+        "layers.*.mlp.up": "model.layers.*.mlp.up_proj",
+        "layers.*.mlp.down": "model.layers.*.mlp.down_proj",
+        "norm": "model.norm",
+        "unembed": "lm_head",
+    },
+    tied="tie_word_embeddings",
+    turn_end="<|im_end|>",
+)
+
+
+class TextTokenizer:
+    """A folder's tokenizer.json: text to token ids and back.
+
+    `encode` adds no token, and reads special tokens where the text spells them, which a chat prompt relies on;
+    `decode` leaves special tokens out.
+    """
+
+    def __init__(self, fast: FastTokenizer) -> None:
+        self.vocab_size: int = fast.get_vocab_size()
+        self._fast = fast
+
+    @classmethod
+    def load(cls, path: Path) -> "TextTokenizer":
+        try:
+            return cls(FastTokenizer.from_str(path.read_text(encoding="utf-8")))
+        except OSError:
+            raise
+        except Exception as error:  # the library raises bare Exception for any fault in the file
+            reason = " ".join(str(error).split())
+            raise CheckpointError(f"{path} is not a tokenizer.json ({reason})") from None
+
+    def encode(self, text: str) -> list[int]:
+        ids: list[int] = self._fast.encode(text, add_special_tokens=False).ids
+        return ids
+
+    def decode(self, ids: Sequence[int]) -> str:
+        text: str = self._fast.decode([int(i) for i in ids], skip_special_tokens=True)
+        return text
+
+    def id_of(self, token: str) -> int | None:
+        found: int | None = self._fast.token_to_id(token)
+        return found
+
+
+def _load(
+    layout: Layout, folder: Path, device: torch.device, dtype: torch.dtype | None, given: Given
+) -> PublicTransformer:
+    fields = Fields.read(existing(folder / CONFIG))
+    fields.require(layout)
+    tokenizer = TextTokenizer.load(folder / TOKENIZER) if (folder / TOKENIZER).exists() else None
+    config = _config(layout, fields, _special_ids(layout, fields, tokenizer, given))
+    if tokenizer is not None and tokenizer.vocab_size > config.vocab_size:
+        raise CheckpointError(
+            f"{folder / TOKENIZER} has {tokenizer.vocab_size} tokens, expected at most {config.vocab_size} as in {CONFIG}"
+        )
+    source, headers = _headers(folder)
+    if config.layers > sum(map(len, headers.values())):  # before that many layers are built, even without memory
+        raise CheckpointError(f"{source} has too few tensors for the {config.layers} layers of {CONFIG}")
+    with torch.device("meta"):  # no memory, no initial values
+        model = PublicTransformer(config, tokenizer)
+    shapes = expected_shapes(model)
+    ours = {_public_name(layout, name): name for name in shapes}
+    _check(layout, source, headers, {name: shapes[ours[name]] for name in ours}, config.tied)
+    if dtype is None:
+        _check_one_type(headers)
+    state = {
+        ours[name]: tensor
+        for path, header in headers.items()
+        for name, tensor in read_tensors(path, header, device, dtype).items()
+    }
+    model.load_state_dict(state, assign=True)
+    model.eval().requires_grad_(False)
+    return model
+
+
+def _config(layout: Layout, fields: Fields, ids: tuple[int, tuple[int, ...]]) -> Config:
+    sizes = layout.sizes(fields)
+    tied = fields.flag(layout.tied)
+    try:
+        return Config(**sizes, tied=tied, mask_id=ids[0], eos_ids=ids[1])
+    except ValueError as error:
+        raise CheckpointError(f"{fields.path}: {error}") from None
+
+
+def _special_ids(
+    layout: Layout, config: Fields, tokenizer: TextTokenizer | None, given: Given
+) -> tuple[int, tuple[int, ...]]:
+    """mask_id and eos_ids: what the caller says, else the first file that names one."""
+    generation = Fields.beside(config.path.with_name(GENERATION))
+    words = Fields.beside(config.path.with_name(WORDS))
+
+    def find(role: str) -> tuple[int, ...]:
+        named = _token_id(words, words.found.get(f"{role}_token"), tokenizer)
+        return config.token_ids(f"{role}_token_id") or generation.token_ids(f"{role}_token_id") or named
+
+    masks = (given.mask_id,) if given.mask_id is not None else find("mask")
+    if len(masks) != 1:
+        raise config.error("mask_token_id", "one token id, or the argument mask_id")
+    if given.eos_ids is not None:
+        return masks[0], tuple(given.eos_ids)
+    ends = find("eos")
+    if not ends:
+        raise config.error("eos_token_id", "a token id, or the argument eos_ids (empty: rows never stop early)")
+    ends += _token_id(words, layout.turn_end, tokenizer)
+    return masks[0], tuple(dict.fromkeys(ends))
+
+
+def _token_id(words: Fields, token: Any, tokenizer: TextTokenizer | None) -> tuple[int, ...]:
+    """The id of a special token, by its text: of tokenizer.json, else of tokenizer_config.json; empty if unknown."""
+    text = token.get("content") if isinstance(token, dict) else token
+    if not isinstance(text, str):
+        return ()
+    found = None if tokenizer is None else tokenizer.id_of(text)
+    if found is not None:
+        return (found,)
+    added = words.found.get("added_tokens_decoder", {})
+    if not isinstance(added, dict):
+        raise words.error("added_tokens_decoder", "an object")
+    return tuple(
+        int(key)
+        for key, entry in added.items()
+        if isinstance(entry, dict) and entry.get("content") == text and key.isdecimal() and len(key) < 10
+    )[:1]
+
+
+def _headers(folder: Path) -> tuple[Path, Headers]:
+    """The file that lists all tensors, and the header of each file that holds some."""
+    single, index = folder / WEIGHTS, folder / INDEX
+    if single.is_file() and index.is_file():
+        raise CheckpointError(f"{folder} has both {WEIGHTS} and {INDEX}, expected one of them")
+    if single.is_file():
+        return single, {single: read_header(single)}
+    if index.is_file():
+        return index, _shards(index)
+    pickles = sorted(path.name for path in folder.iterdir() if path.suffix in PICKLES)
+    found = f"only {printable(pickles[0])}, a pickle, which is never read" if pickles else "no weights"
+    raise CheckpointError(f"{folder} has {found}, expected {WEIGHTS} or {INDEX}")
+
+
+def _shards(index: Path) -> Headers:
+    """The header of every file that an index names, compared with what the index says about it."""
+    fields = Fields.read(index)
+    places = fields.found.get("weight_map")
+    if not isinstance(places, dict) or not places:
+        raise fields.error("weight_map", "an object from tensor to file")
+    headers: Headers = {}
+    for tensor, name in places.items():
+        if not _bare(name):
+            raise CheckpointError(
+                f"{index} puts {printable(tensor)} into {_shown(name)}, expected the bare name of a .safetensors file"
+            )
+        path = index.with_name(name)
+        if path not in headers:
+            if not path.is_file():
+                raise CheckpointError(f"{path} does not exist, but {INDEX} puts {printable(tensor)} into it")
+            headers[path] = read_header(path)
+        if tensor not in headers[path]:
+            raise CheckpointError(f"{path} has no tensor {printable(tensor)}, which {INDEX} puts into it")
+    for path, header in headers.items():
+        for tensor in header:
+            if places.get(tensor) != path.name:
+                raise CheckpointError(f"{path} has the tensor {printable(tensor)}, which {INDEX} does not put into it")
+    return headers
+
+
+def _bare(name: Any) -> bool:
+    """Whether a value is a file name on any system that nothing outside the folder can have."""
+    return (
+        isinstance(name, str)
+        and name.endswith(".safetensors")
+        and len(name) <= 200
+        and name.isprintable()
+        and not any(sign in name for sign in "/\\:")
+    )
+
+
+def _public_name(layout: Layout, ours: str) -> str:
+    """Their name of one of our tensors: `layers.3.mlp.up.weight` -> `model.layers.3.mlp.up_proj.weight`."""
+    module, _, kind = ours.rpartition(".")
+    parts = module.split(".")
+    if parts[0] != "layers":
+        return f"{layout.names[module]}.{kind}"
+    number, parts[1] = parts[1], "*"
+    return f"{layout.names['.'.join(parts)]}.{kind}".replace("*", number)
+
+
+def _check(layout: Layout, source: Path, headers: Headers, expected: Mapping[str, tuple[int, ...]], tied: bool) -> None:
+    """Names, shapes and types of all files against the config."""
+    names = {name for header in headers.values() for name in header}
+    head = layout.names["unembed"] + ".weight"
+    if tied == (head in names):
+        has, says = ("the", "true") if tied else ("no", "false")
+        raise CheckpointError(f"{source} has {has} tensor {head}, but {layout.tied} in {CONFIG} is {says}")
+    check_names(source, names, expected)
+    for path, header in headers.items():
+        for name, found in header.items():
+            check_tensor(path, name, found, expected[name])
+
+
+def _check_one_type(headers: Headers) -> None:
+    """All tensors are stored in one type, so that `as stored` has a meaning."""
+    first: tuple[str, str] | None = None
+    for path, header in headers.items():
+        for name, (_, kind) in header.items():
+            first = first or (name, kind)
+            if kind != first[1]:
+                raise CheckpointError(
+                    f"{path}: tensor {name} is {kind}, but {first[0]} is {first[1]}: give the dtype to convert all to"
+                )
