@@ -7,6 +7,7 @@ wait for each other, ours is the wasteless count and the difference is printed.
 
 from __future__ import annotations
 
+import inspect
 import json
 import math
 import sys
@@ -18,29 +19,10 @@ import torch
 from safetensors.torch import load_file
 
 from dllm_reference_model.load import dream, llada
-from dllm_sdk import Cache, DualCache, NoCache, PrefixCache, Sampler, Scheduler, View, decode, suppress
-from dllm_strategies import (
-    AdaBlock,
-    BlockRefinement,
-    Dream,
-    DreamThreshold,
-    Factor,
-    FirstAlone,
-    FixedBlock,
-    Threshold,
-)
+from dllm_sdk import View, decode
+from dllm_strategies import AdaBlock, BlockRefinement, presets
 
-NEWLINES = (198, 271, 280, 319, 340, 382, 401)  # Dream's delimiters that fit the golden vocabulary
-CACHES: dict[str | None, Cache] = {None: NoCache(), "prefix": PrefixCache(), "dual": DualCache()}
-
-
-class Plan(NamedTuple):
-    """A case in our words."""
-
-    scheduler: Scheduler[Any]
-    cache: Cache = NoCache()
-    sampler: Sampler = Sampler()
-    guidance: float = 0.0
+VOCABULARY_OF_DREAM = 448  # the golden model's: larger delimiter ids do not fit it
 
 
 class Outcome(NamedTuple):
@@ -51,47 +33,34 @@ class Outcome(NamedTuple):
     expected_nfe: int
 
 
-def plan_case(case: dict[str, Any]) -> Plan:
-    """The strategy of a case's method, with its arguments."""
+def preset(case: dict[str, Any]) -> presets.Preset:
+    """The preset of a case's public function, with its arguments."""
     args = {key: math.inf if value == "inf" else value for key, value in case["args"].items()}
     family, *rest = case["method"].split(".")
+    cache = {"cache": args.get("cache") or next((name for name in rest if name in ("prefix", "dual")), "none")}
     if family == "diffusers":
-        steps = min(args["num_inference_steps"], args["gen_length"] // args["minimal_topk"])
-        post = args["max_post_steps"] + 1  # the public pipeline makes one more than it says
-        edit = args["editing_threshold"] or 0.0
-        return Plan(BlockRefinement(args["block_length"], steps, args["threshold"], edit, post), NoCache(suffix=False))
-    if family == "dream":
-        return Plan(plan_dream(args, rest), CACHES[args.get("cache")])
-    cache = CACHES[rest[0] if rest[0] in CACHES else None]
+        return presets.diffusers_llada2(**pick(args, presets.diffusers_llada2))
     if family == "adablock":
-        block, ends = args["init_block_length"], tuple(args["delimiter_ids"])
-        return Plan(AdaBlock(ends, block, args["threshold"], args["delimiter_threshold"]), cache)
-    block = args["block_length"]
-    if args.get("factor") is not None:
-        return Plan(Factor(block, args["factor"], commit_last=True), cache)
-    if args.get("threshold") is not None:
-        return Plan(Threshold(block, args["threshold"]), cache)
-    steps = args["steps"] // (args["gen_length"] // block)
-    defer = (case["eos_token_id"], case["eot_token_id"]) if args.get("confidence_eos_eot_inf") else ()
-    processors = (suppress(case["eos_token_id"]),) if args.get("logits_eos_inf") else ()
-    return Plan(FixedBlock(block, steps, defer), cache, Sampler(processors=processors), args.get("cfg_scale", 0.0))
+        return presets.adablock(**pick(args, presets.adablock), **cache)
+    if family == "llada":
+        eos, eot = case.get("eos_token_id"), case.get("eot_token_id")
+        no_eos = (eos,) if args.get("logits_eos_inf") else ()
+        eos_last = (eos, eot) if args.get("confidence_eos_eot_inf") else ()
+        return presets.llada(**pick(args, presets.llada), no_eos=no_eos, eos_last=eos_last)
+    args.pop("cache", None)
+    if family != "dream":
+        return presets.fast_dllm(**pick(args, presets.fast_dllm), **cache)
+    if rest == ["sample"]:
+        return presets.dream(**pick(args, presets.dream))
+    if "adablock" in rest:
+        known = tuple(token for token in presets.DREAM_DELIMITERS if token < VOCABULARY_OF_DREAM)
+        return presets.adablock_dream(**pick(args, presets.adablock_dream), delimiter_ids=known, **cache)
+    return presets.fast_dllm_dream(**pick(args, presets.fast_dllm_dream), **cache)
 
 
-def plan_dream(args: dict[str, Any], method: list[str]) -> Scheduler[Any]:
-    """Dream's own function, its block version, the cached ones and AdaBlock's."""
-    if method == ["sample"]:
-        if args["alg"] == "confidence_threshold":
-            return DreamThreshold(args["steps"], args["threshold"])
-        return Dream(args["steps"], args["alg"])
-    block = args["block_length"]
-    scheduler: Scheduler[Any]
-    if "adablock" in method:
-        scheduler = AdaBlock(NEWLINES, block, args["threshold"], args["delimiter_threshold"])
-    elif args["alg"] == "confidence_threshold":
-        scheduler = Threshold(block, args["threshold"])
-    else:
-        scheduler = Dream(args["steps"] * block // args["gen_length"], "entropy", block, start=1)
-    return FirstAlone(scheduler) if args.get("cache") else scheduler
+def pick(args: dict[str, Any], function: Any) -> dict[str, Any]:
+    """The arguments that our preset knows by the public name."""
+    return {key: value for key, value in args.items() if key in inspect.signature(function).parameters}
 
 
 class Run(NamedTuple):
@@ -105,7 +74,7 @@ class Run(NamedTuple):
 
 def run_row(case: dict[str, Any], row: int, model: Any) -> Run:
     """Decode one row; left padding is dropped, since rows here start at column 0 and rotary positions are relative."""
-    plan, args = plan_case(case), case["args"]
+    args = case["args"]
     hidden = case["args"].get("attention_mask", [[1] * len(case["prompt"][0])] * len(case["prompt"]))[row]
     prompt = [token for token, seen in zip(case["prompt"][row], hidden, strict=True) if seen]
     gen_length = args["gen_length"]
@@ -114,11 +83,8 @@ def run_row(case: dict[str, Any], row: int, model: Any) -> Run:
     steps = decode(
         model,
         [prompt],
-        plan.scheduler,
         gen_length=gen_length,
-        cache=plan.cache,
-        sampler=plan.sampler,
-        guidance=plan.guidance,
+        **preset(case),
         stop_at_eos=bool(args.get("eos_early_stop")),
     )
     commit_step, blocks, tokens, nfe = [-1] * gen_length, [], [], 0
@@ -199,9 +165,8 @@ def check_scheduler_steps(folder: Path, cases: dict[str, Any]) -> tuple[int, lis
         wanted = tensors[f"{name}.prev_sample"].long()
         prompt = tensors.get(f"{name}.prompt_mask", torch.zeros_like(sample)).bool()
         logits[..., args["mask_token_id"]] = -torch.inf  # as our loop does before anything is drafted
-        steps = min(args["num_inference_steps"], args["block_length"] // args["minimal_topk"])
         edit = max(args["editing_threshold"] or 0.0, 0.0)
-        scheduler = BlockRefinement(args["block_length"], steps, args["threshold"], edit)
+        scheduler = BlockRefinement(args["block_length"], args["num_inference_steps"], args["threshold"], edit)
         for row in range(len(sample)):
             given = prompt[row] if prompt.dim() == 2 else prompt
             masked = sample[row] == args["mask_token_id"]

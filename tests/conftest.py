@@ -1,4 +1,4 @@
-"""One thread and one deterministic hypothesis profile, so that a failure here is a failure anywhere; and who may skip."""
+"""One thread and one deterministic hypothesis profile, so that a failure here is one anywhere; and who may skip."""
 
 from __future__ import annotations
 

@@ -69,7 +69,8 @@ def test_nothing_is_ever_unpickled() -> None:
 
 
 def test_importing_the_sdk_imports_no_plug_in_and_no_torch() -> None:
-    code = "import sys, dllm_sdk; print([m for m in ('torch', 'dllm_strategies', 'dllm_reference_model') if m in sys.modules])"
+    names = ("torch", "dllm_strategies", "dllm_reference_model")
+    code = f"import sys, dllm_sdk; print([m for m in {names} if m in sys.modules])"
     printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert printed.strip() == "[]"
 

@@ -20,8 +20,8 @@ class BlockRefinement(Scheduler[Counter]):
 
     Blocks lie on multiples of `block` positions of the canvas, so a prompt may end inside one. The quota is the even
     schedule of `block` positions over `steps`. With `edit_threshold` > 0 a committed token of the block is replaced by
-    a different draft above it, and once no mask is left the block stays open while edits happen, for at most
-    `post_steps` steps. Comparisons are strict, as in diffusers' BlockRefinementScheduler.
+    a different draft above it; once no mask is left the block stays open while edits happen, for at most `post_steps`
+    steps, unless the schedule is over. Comparisons are strict, as in diffusers' BlockRefinementScheduler.
     """
 
     block: int = 32
@@ -36,7 +36,7 @@ class BlockRefinement(Scheduler[Counter]):
         check_number(self, "steps", 1, whole=True)
         check_number(self, "threshold", 0)
         check_number(self, "edit_threshold", 0)
-        check_number(self, "post_steps", 0, 31, whole=True)
+        check_number(self, "post_steps", 1, 31, whole=True)
 
     @property
     def revises(self) -> bool:
@@ -66,5 +66,5 @@ class BlockRefinement(Scheduler[Counter]):
         edit = view.committed & (view.draft != view.tokens) & (view.confidence > self.edit_threshold)
         full = ~view.open.any(1)
         after = state[0] + full
-        hold = torch.where(full, edit.any(1) & (after < self.post_steps), self.post_steps > 0)
+        hold = torch.where(full, edit.any(1) & (after < self.post_steps), view.step + 1 < self.steps)
         return Decision(commit=commit, edit=edit, hold=hold), (after,)

@@ -79,7 +79,7 @@ def confidence_adaptive(threshold, min_block, max_block, commit_threshold):
     return block, threshold_commits(commit_threshold)
 
 
-def adablock(delimiters, block, threshold, delimiter_threshold, window, gen_length):
+def adablock(delimiters, block, threshold, delimiter_threshold, *, window, gen_length):
     def choose(masked, drafts, confidences):
         ends = [i for i in masked[: int(window * gen_length)] if drafts[i] in delimiters]
         if ends and confidences[best(ends, confidences, 1)[0]] >= delimiter_threshold:

@@ -1,8 +1,9 @@
-"""Caches on a real transformer in float64: batch invariance, the oracle, exactness of the block cache, nothing leaks."""
+"""Caches on a real transformer in float64: batch invariance, the oracle, the exact block cache, and no leaks."""
 
 from __future__ import annotations
 
 from functools import cache as memo
+from itertools import pairwise
 
 import pytest
 import torch
@@ -84,7 +85,9 @@ def history(made: Transformer, prompts: list, lengths: list[int], scheduler: Sch
     causal=st.booleans(),
 )
 @settings(max_examples=120)
-def test_rows_alone_and_in_batches_are_identical(batch, scheduler, cache, shift, temperature, causal) -> None:
+def test_rows_alone_and_in_batches_are_identical(  # noqa: PLR0917
+    batch, scheduler, cache, shift, temperature, causal
+) -> None:
     causal = isinstance(cache, BlockCache) or (causal and isinstance(cache, NoCache))
     made = model(block_causal=causal, shift=shift)
     prompts, lengths = [list(prompt) for prompt, _ in batch], [length for _, length in batch]
@@ -143,7 +146,7 @@ def test_what_a_step_feeds() -> None:
     def fed(cache: Cache) -> list[int]:
         steps = decode(made, [prompt], scheduler, gen_length=8, cache=cache, stop_at_eos=False)
         total = [0, *(int(step.fed[0]) for step in steps)]
-        return [b - a for a, b in zip(total, total[1:], strict=False)]
+        return [b - a for a, b in pairwise(total)]
 
     assert fed(NoCache()) == [canvas] * 8
     assert fed(PrefixCache()) == [canvas, 8, 8, 8, canvas, 4, 4, 4]

@@ -32,7 +32,7 @@ PLAIN = [
     (FixedBlock(block=5, steps=3), lambda g: reference.fixed_block(5, 3)),
     (FixedBlock(block=4, steps=9), lambda g: reference.fixed_block(4, 9)),
     (ConfidenceAdaptive(0.6, 2, 7, 0.8), lambda g: reference.confidence_adaptive(0.6, 2, 7, 0.8)),
-    (AdaBlock((0, 1), 6, 0.8, 0.5, 0.5), lambda g: reference.adablock((0, 1), 6, 0.8, 0.5, 0.5, g)),
+    (AdaBlock((0, 1), 6, 0.8, 0.5, 0.5), lambda g: reference.adablock((0, 1), 6, 0.8, 0.5, window=0.5, gen_length=g)),
 ]
 SCHEDULERS = [scheduler for scheduler, _ in PLAIN] + [
     combine(plan=AdaBlock((0, 1), 6), select=FixedBlock(6, 2)),

@@ -1,4 +1,4 @@
-"""Strategies that must agree, and limits that they must reach, on context-free, order-sensitive and random toy models."""
+"""Strategies that must agree, and limits they must reach, on context-free, order-sensitive and random toy models."""
 
 from __future__ import annotations
 
@@ -7,12 +7,22 @@ from dataclasses import replace
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from dllm_sdk import ConfigError, decode, generate, wrap
+from dllm_sdk import ConfigError, View, combine, decode, generate, wrap
 from dllm_sdk.testing import Case, ToyModel, cases, check_scheduler, run_case
-from dllm_strategies import AdaBlock, ConfidenceAdaptive, FixedBlock
+from dllm_strategies import (
+    AdaBlock,
+    BlockRefinement,
+    ConfidenceAdaptive,
+    Dream,
+    DreamThreshold,
+    Factor,
+    FirstAlone,
+    FixedBlock,
+    Threshold,
+)
 
 NEWLINE = (0,)
 thresholds = st.sampled_from([0.0, 0.3, 0.5, 0.7, 0.9, 1.1])
@@ -39,6 +49,79 @@ def test_adablock_without_a_sure_delimiter_is_threshold_decoding(case: Case, blo
     assert run_case(AdaBlock(NEWLINE, block, threshold, inf), case) == plain
     assert run_case(AdaBlock((), block, threshold, 0.0), case) == plain
     assert run_case(AdaBlock(NEWLINE, block, threshold, 0.0, window=0), case) == plain
+
+
+@given(case=cases(max_rows=2), block=blocks, threshold=thresholds)
+@settings(max_examples=30)
+def test_threshold_decoding_has_three_names(case: Case, block: int, threshold: float) -> None:
+    plain = run_case(Threshold(block, threshold), case)
+    assert run_case(threshold_decoding(block, threshold), case) == plain
+    assert run_case(combine(plan=FixedBlock(block), select=Threshold(1, threshold)), case) == plain
+
+
+@given(case=cases(max_rows=2), block=blocks)
+@settings(max_examples=30)
+def test_factor_reaches_its_limits(case: Case, block: int) -> None:
+    case = replace(never_ends(case), temperature=0.0)
+    assert run_case(Factor(block, block + 2.0), case) == run_case(Threshold(block, 0.0), case)  # all at once
+    for history in run_case(Factor(block, 1e-9), case):  # one at a time, but for probabilities that round to 1
+        assert all(len(changed) >= 1 for changed, _ in history)
+
+
+@given(confidences=st.lists(st.floats(0.01, 0.99), min_size=1, max_size=8), factor=st.floats(0.1, 5.0))
+def test_factor_commits_the_largest_n_of_its_formula(confidences: list[float], factor: float) -> None:
+    ranked = sorted((float(torch.tensor(c)) for c in confidences), reverse=True)
+    passing = [n for n, c in enumerate(ranked, start=1) if c >= 1 - factor / (n + 1)]
+    assume(all(abs(c - (1 - factor / (n + 1))) > 1e-5 for n, c in enumerate(ranked, start=1)))
+    view = bare_view(confidences)
+    decision, _ = Factor(8, factor).select(view, ())
+    assert int(decision.commit.sum()) == max([1, *passing])
+
+
+@given(
+    case=cases(max_rows=2), steps=st.integers(1, 20), rule=st.sampled_from(["maskgit_plus", "topk_margin", "entropy"])
+)
+@settings(max_examples=40)
+def test_dream_keeps_to_its_schedule_without_idle_passes(case: Case, steps: int, rule: str) -> None:
+    case = never_ends(case)
+    for row, history in zip(case.rows, run_case(Dream(steps, rule), case), strict=True):
+        left = row.gen_length + len(row.holes)
+        time = torch.linspace(1, 1e-3, steps + 1)
+        counts = []
+        for i in range(steps):
+            n = left if i == steps - 1 else int(torch.tensor(float(left)) * (1 - time[i + 1] / time[i]))
+            counts += [n] if n else []
+            left -= n
+        assert [len(changed) for changed, _ in history] == counts
+
+
+def test_dream_with_as_many_steps_as_tokens_is_not_one_token_per_step() -> None:
+    model = ToyModel(1, eos=False).build()
+    steps = decode(model, [[1]], Dream(steps=16), gen_length=16)
+    assert [int(step.decision.commit.sum()) for step in steps] == [1] * 14 + [2]  # its first interval commits none
+
+
+@given(case=cases(max_rows=2), block=blocks, steps=st.integers(1, 12))
+@settings(max_examples=30)
+def test_block_refinement_above_one_is_its_quota(case: Case, block: int, steps: int) -> None:
+    case = never_ends(case)
+    for history in run_case(BlockRefinement(block, steps, 1.1), case):
+        assert all(1 <= len(changed) <= max(1, -(-block // steps)) for changed, _ in history)
+
+
+def test_first_alone_commits_the_first_position_alone() -> None:
+    model = ToyModel(1, eos=False).build()
+    steps = list(decode(model, [[1]], FirstAlone(Threshold(4, 0.0)), gen_length=8))
+    assert [step.decision.commit[0].nonzero()[:, 0].tolist() for step in steps] == [[1], [2, 3, 4], [5], [6, 7, 8]]
+
+
+def bare_view(confidences: list[float]) -> View:
+    """One row, every position open, nothing but confidences."""
+    n = len(confidences)
+    tokens, open, row = torch.full((1, n), 7), torch.ones(1, n, dtype=torch.bool), torch.zeros(1, dtype=torch.int64)
+    confidence = torch.tensor([confidences])
+    window = torch.arange(n)[None]
+    return View(tokens, open, ~open, tokens * 0, confidence, row, row + n, row, torch.zeros(1, n, 8), window)
 
 
 @given(case=cases(max_rows=2), block=blocks)
@@ -206,8 +289,18 @@ def test_a_bad_field_is_named_with_its_range(make, words: str) -> None:
         ConfidenceAdaptive(0.3, 1, 5, 0.5),
         AdaBlock(),
         AdaBlock("\n", 5, 0.5, 0.2, 0.5),
+        FixedBlock(6, 3, (0, 1)),
+        Threshold(6, 0.6),
+        Factor(7, 1.5),
+        Factor(7, 1.5, commit_last=True),
+        Dream(9, "entropy", 6, 1),
+        Dream(7, "topk_margin"),
+        DreamThreshold(6, 0.6),
+        BlockRefinement(6, 4, 0.6),
+        BlockRefinement(6, 4, 0.6, 0.3, 5),
+        FirstAlone(Dream(5, "maskgit_plus", 6)),
     ],
     ids=repr,
 )
 def test_every_strategy_keeps_the_protocol(scheduler) -> None:
-    check_scheduler(scheduler)
+    check_scheduler(scheduler, examples=30)
