@@ -39,14 +39,14 @@ def explain(error: BaseException) -> str:
         frames = user_frames(cause) if cause is not None else []
         sentence = f'Error: the property "{property}" does not hold: {what}; smallest example: {example}'
         return _shown(frames) + sentence
+    if type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in text:  # torch's, on GPU and CPU
+        return f"Error: the device ran out of memory, try a smaller --batch-size: {text}"
     frames = user_frames(error)
     if frames:
         last = frames[-1]
         return f"{_shown(frames)}Error: {_kind(error)} in {last.name} ({last.filename}, line {last.lineno})"
     if isinstance(error, OSError) and error.strerror:
         return f"Error: {error.strerror}" + (f": {error.filename}" if error.filename else "")
-    if type(error).__name__ == "OutOfMemoryError":
-        return f"Error: the device ran out of memory; try a smaller --batch-size ({text})"
     return f"Error: unexpected {_kind(error)}; run again with --traceback to see where"
 
 

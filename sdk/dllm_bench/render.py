@@ -71,9 +71,9 @@ def title(comparison: Comparison) -> str:
     return "; ".join(parts)
 
 
-def legend(comparison: Comparison) -> list[str]:
-    """What the columns mean, then what the numbers say, then what to know about the run."""
-    shown = {title for title, _ in _columns(comparison)}
+def definitions(comparison: Comparison) -> list[str]:
+    """What the columns mean."""
+    shown = {head for head, _ in _columns(comparison)}
     lines = []
     if "answer" in shown:
         lines.append(
@@ -83,10 +83,15 @@ def legend(comparison: Comparison) -> list[str]:
     if "agree" in shown:
         lines.append(f"agree: % of tokens that are the same as those of {comparison.rows[0].scheduler}.")
     lines.append(
-        "NFE: forward passes per prompt; TPF: tokens per forward pass; tokens up to EOS only; "
+        "NFE: forward passes per prompt; TPF: tokens per forward pass, counting tokens up to EOS but every pass; "
         "p50, p95: latency of a prompt within its batch."
     )
-    return [*lines, *(one.sentence() for one in comparison.differences), *comparison.notes]
+    return lines
+
+
+def remarks(comparison: Comparison) -> list[str]:
+    """What the numbers say, and what to know about the run."""
+    return [*(one.sentence() for one in comparison.differences), *comparison.notes]
 
 
 def table(comparison: Comparison, *, heading: Style = str, note: Style = str, rule: str = "-") -> str:
@@ -99,7 +104,9 @@ def table(comparison: Comparison, *, heading: Style = str, note: Style = str, ru
     for part in _by_task(comparison):
         lines += ["", *_grid(*part, heading=heading, rule=rule)]
     lines.append("")
-    for text in legend(comparison):
+    for text in remarks(comparison):
+        lines += _wrap(text)
+    for text in definitions(comparison):
         lines += [note(line) for line in _wrap(text)]
     return "\n".join(lines)
 
@@ -182,7 +189,14 @@ def md(comparison: Comparison) -> str:
     for row in comparison.rows:
         name = row.scheduler.replace("|", "\\|").replace("`", "'")
         lines.append("| " + " | ".join([f"`{name}`", *(show(row) for _, show in columns)]) + " |")
-    return "\n".join([f"{title(comparison)}\n", *lines, "", *(f"- {text}" for text in legend(comparison))])
+    return "\n".join(
+        [
+            f"{title(comparison)}\n",
+            *lines,
+            "",
+            *(f"- {text}" for text in [*remarks(comparison), *definitions(comparison)]),
+        ]
+    )
 
 
 def json(comparison: Comparison) -> str:
