@@ -55,8 +55,9 @@ def user_frames(error: BaseException) -> list[FrameSummary]:
     frames = []
     for frame, line in traceback.walk_tb(error.__traceback__):
         package = str(frame.f_globals.get("__name__", "")).partition(".")[0]
-        if package not in _MACHINERY and package not in sys.stdlib_module_names:
-            code = frame.f_code
+        code = frame.f_code
+        written = code.co_filename != "<string>"  # where the __init__ of a dataclass comes from
+        if written and package not in _MACHINERY and package not in sys.stdlib_module_names:
             frames.append(FrameSummary(code.co_filename, line, code.co_name))
     return frames
 

@@ -20,7 +20,7 @@ class OutOfMemoryError(RuntimeError):
         (SchedulerStalled("no progress"), 1, "Error: no progress"),
         (ModelError("NaN"), 1, "Error: NaN"),
         (OSError(28, "No space left on device", "out"), 1, "Error: No space left on device: out"),
-        (OutOfMemoryError("tried 2 GiB"), 1, "Error: the device ran out of memory, try a smaller --batch-size: tried 2 GiB"),
+        (OutOfMemoryError("2 GiB"), 1, "Error: the device ran out of memory, try a smaller --batch-size: 2 GiB"),
         (TypeError("x"), 1, "Error: unexpected TypeError: x; run again with --traceback to see where"),
         (StopIteration(), 1, "Error: unexpected StopIteration; run again with --traceback to see where"),
     ],
