@@ -159,6 +159,14 @@ def test_what_a_step_feeds() -> None:
     assert (counted.nfe, counted.refreshes, counted.fed) == ([8], [2], [2 * canvas + 6 * 4])
 
 
+@pytest.mark.parametrize("cache", [NoCache(), DualCache(refresh_every=1)], ids=repr)
+def test_guidance_keeps_a_store_of_its_own(cache: Cache) -> None:
+    oracle = history(model(), [[1, 2], [3]], [6, 9], FixedBlock(3, 2), guidance=0.7)
+    guided = history(model(), [[1, 2], [3]], [6, 9], FixedBlock(3, 2), guidance=0.7, cache=cache)
+    assert [[step[:2] for step in row] for row in guided] == [[step[:2] for step in row] for row in oracle]
+    assert history(model(), [[3]], [9], FixedBlock(3, 2), guidance=0.7, cache=cache)[0] == guided[1]
+
+
 def test_a_dual_step_does_not_depend_on_the_canvas() -> None:
     for canvas in (40, 160):
         steps = list(decode(model(), [[1]], FixedBlock(4, 4), gen_length=canvas, cache=DualCache(), stop_at_eos=False))

@@ -255,6 +255,21 @@ def test_temperature_draws_the_models_distribution_row_by_row() -> None:
     assert cold.tokens[0].tolist() == [2] * 8
 
 
+def test_guidance_moves_the_logits_away_from_those_without_the_prompt() -> None:
+    toy = ToyModel(4, eos=False)
+    model, mask = toy.build(), toy.vocabulary - 1
+    with_prompt = toy.logits(torch.tensor([[3, 1, mask, mask]]))
+    without = toy.logits(torch.tensor([[mask, mask, mask, mask]]))
+    (step,) = decode(model, [3, 1], FixedBlock(2, 1), gen_length=2, guidance=0.5)
+    wanted = (without + 1.5 * (with_prompt - without))[:, 2:, :mask]
+    torch.testing.assert_close(step.view.logits[..., :mask], wanted.float())
+    assert (int(step.nfe), int(step.extra), int(step.fed)) == (1, 1, 8)
+    plain = generate(model, [[3, 1], [2]], FixedBlock(4, 2), gen_length=8)
+    assert plain.extra == [0, 0]
+    guided = generate(model, [[3, 1], [2]], FixedBlock(4, 2), gen_length=8, guidance=1.0)
+    assert guided.extra == guided.nfe == plain.nfe and guided.fed == [2 * n for n in plain.fed]
+
+
 def test_samples_have_their_own_seeds() -> None:
     model = ToyModel(0, eos=False).build()
     options = {"gen_length": 8, "sampler": Sampler(temperature=2.0)}
@@ -290,6 +305,7 @@ BAD_CALLS = [
     ({"prompt": [1.5]}, "token ids"),
     ({"open": [True]}, "2 bools"),
     ({"samples": 0}, "samples must be >= 1"),
+    ({"guidance": -1}, "guidance must be a number >= 0"),
     ({"max_idle": 0}, "max_idle must be a whole number >= 1"),
     ({"scheduler": FixedBlock}, "instance of a Scheduler subclass"),
 ]
