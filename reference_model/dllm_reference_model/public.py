@@ -72,7 +72,11 @@ def load_dream(
     mask_id: int | None = None,
     eos_ids: Sequence[int] | None = None,
 ) -> PublicTransformer:
-    """A folder in the layout of Dream-7B (arXiv:2508.15487), as `load_llada`: EoT is `<|im_end|>`, shift is 1."""
+    """A folder in the layout of Dream-7B (arXiv:2508.15487), as `load_llada`: EoT is `<|im_end|>`, shift is 1.
+
+    Dream's tokenizer is published as vocab.json and merges.txt. Only a tokenizer.json is read; without one the model
+    has no tokenizer, and prompts are token ids.
+    """
     return _load(DREAM, Path(folder), torch.device(device), dtype, Given(mask_id, eos_ids))
 
 
@@ -322,7 +326,7 @@ def _load(
     config = _config(layout, fields, _special_ids(layout, fields, tokenizer, given))
     if tokenizer is not None and tokenizer.vocab_size > config.vocab_size:
         raise CheckpointError(
-            f"{folder / TOKENIZER} has {tokenizer.vocab_size} tokens, expected at most {config.vocab_size} as in {CONFIG}"
+            f"{folder / TOKENIZER} has {tokenizer.vocab_size} tokens, expected at most {CONFIG}'s {config.vocab_size}"
         )
     source, headers = _headers(folder)
     if config.layers > sum(map(len, headers.values())):  # before that many layers are built, even without memory
