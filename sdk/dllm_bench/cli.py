@@ -22,7 +22,7 @@ import dllm_sdk
 from dllm_bench.explain import exit_code, explain
 from dllm_bench.progress import Meter
 from dllm_bench.results import FORMATS, Comparison
-from dllm_sdk.registry import Kind
+from dllm_sdk.registry import CACHES, Kind
 from dllm_sdk.registry import available as registered
 
 INTERRUPTED = 130
@@ -143,6 +143,15 @@ def cli(ctx: click.Context) -> None:
     help='Repeat it for several. A file has {"prompt": ..., "answer": ...} per line, the answer if there is one. '
     "Default: every registered task.",
 )
+@click.option(
+    "--cache",
+    "caches",
+    metavar="CACHE",
+    multiple=True,
+    shell_complete=lambda ctx, param, typed: [name for name in CACHES if name.startswith(typed)],
+    help="none, prefix, dual or block, then :refresh_every=n,suffix=false if any; repeat it to see how far each drifts "
+    "from the first. Default: none.",
+)
 @click.option("--limit", default=200, show_default=True, help="Prompts in all tasks together.")
 @click.option("--batch-size", default=32, show_default=True, help="Prompts decoded together.")
 @click.option("--seed", default=0, show_default=True, help="Of the prompts and of sampling.")
@@ -157,12 +166,18 @@ def cli(ctx: click.Context) -> None:
 @traceback_option
 @click.pass_context
 def compare(
-    ctx: click.Context, /, schedulers: tuple[str, ...], tasks: tuple[str, ...], format: str, **options: Any
+    ctx: click.Context,
+    /,
+    schedulers: tuple[str, ...],
+    tasks: tuple[str, ...],
+    caches: tuple[str, ...],
+    format: str,
+    **options: Any,
 ) -> None:
     """Decode the same prompts with several schedulers; compare accuracy, forward passes and speed."""
     meter = Meter(sys.stderr)
     try:
-        comparison = _compare(schedulers, tasks, progress=meter, **options)
+        comparison = _compare(schedulers, tasks, caches=caches or ("none",), progress=meter, **options)
     except KeyboardInterrupt:
         meter.clear()
         click.echo(_interrupted(meter, options["output"]), err=True)

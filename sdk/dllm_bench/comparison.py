@@ -13,11 +13,11 @@ import torch
 
 from dllm_bench.environment import describe, fingerprint
 from dllm_bench.journal import Journal
-from dllm_bench.measure import Batch, Report, Run, cut
+from dllm_bench.measure import Batch, Contender, Report, Run, cut
 from dllm_bench.metrics import difference, summarise
 from dllm_bench.questions import Questions, collect
 from dllm_bench.results import Comparison, Outcome
-from dllm_sdk import ConfigError, DllmError, Model, Sampler, Scheduler, load_model, load_scheduler
+from dllm_sdk import Cache, ConfigError, DllmError, Model, Sampler, Scheduler, load_cache, load_model, load_scheduler
 from dllm_sdk.model import bind
 
 DEFAULT_SCHEDULERS = ("fixed-block", "confidence-adaptive", "adablock")
@@ -31,6 +31,7 @@ def compare(
     *,
     limit: int = 200,
     batch_size: int = 32,
+    caches: Sequence[str | Cache] = ("none",),
     seed: int = 0,
     gen_length: int | None = None,
     temperature: float = 0.0,
@@ -40,6 +41,8 @@ def compare(
     progress: Report | None = None,
 ) -> Comparison:
     """Decode the same prompts with every scheduler and compare accuracy, forward passes and speed.
+
+    With several `caches` every scheduler runs with every cache, and is measured against itself with the first one.
 
     `model` is NAME, NAME:PATH, MODULE:FUNCTION or a model; `schedulers` are SPECs or objects, the first one is what the
     others are measured against; `tasks` are names, FILE.jsonl or objects (None: all that are registered). `limit` is
@@ -55,12 +58,17 @@ def compare(
     _check_whole("seed", seed, 0)
     sampler = Sampler(temperature=temperature)
     named = _load_schedulers(schedulers)
+    contenders = _with_caches(named, caches)
     questions = collect(tasks, limit=limit, seed=seed, gen_length=gen_length)
     loaded = _load_model(model, device, dtype)
-    run = Run(loaded, named, _batches(loaded, questions, batch_size), sampler, seed)
-    for _, scheduler in named:
-        bind(scheduler, loaded)  # so that a delimiter that no token contains is found now
-    described = [{"scheduler": name, "repr": repr(one), "fields": describe(one)} for name, one in named]
+    run = Run(loaded, contenders, _batches(loaded, questions, batch_size), sampler, seed)
+    for one in contenders:  # so that what does not fit is found now
+        bind(one.scheduler, loaded)
+        one.cache.check(loaded, one.scheduler.replan)
+    described = [
+        {"scheduler": one.name, "repr": repr(one.scheduler), "fields": describe(one.scheduler), "cache": one.cache_name}
+        for one in contenders
+    ]
     settings = {"seed": seed, "batch_size": batch_size, "temperature": temperature, "limit": limit}
     lengths = {one.name: one.gen_length for one in questions}
     with Journal(output) as journal:
@@ -69,9 +77,9 @@ def compare(
         journal.begin(environment, described)
         run.warm_up()
         outcomes = list(run.outcomes(journal, progress))
-    fields = {str(one["scheduler"]): one["fields"] for one in described}
-    notes = [note for one in questions for note in one.notes]
-    return sum_up(outcomes, fields, environment, notes)  # type: ignore[arg-type]
+    fields = {one.name: describe(one.scheduler) for one in contenders}
+    notes = [note for asked in questions for note in asked.notes]
+    return sum_up(outcomes, fields, environment, notes, baselines={one.name: one.baseline for one in contenders})
 
 
 def sum_up(
@@ -79,15 +87,16 @@ def sum_up(
     fields: Mapping[str, Mapping[str, Any]],
     environment: Mapping[str, Any],
     notes: Sequence[str] = (),
+    *,
+    baselines: Mapping[str, str],
 ) -> Comparison:
-    """The comparison of some outcomes; `fields` by scheduler, in the order of the rows."""
+    """The comparison of some outcomes; `fields` by row, in their order; `baselines`: what each is measured against."""
     mine = {name: [outcome for outcome in outcomes if outcome.scheduler == name] for name in fields}
     tasks = {
         task: [summarise(name, fields[name], [o for o in mine[name] if o.task == task]) for name in fields]
         for task in dict.fromkeys(outcome.task for outcome in outcomes)
     }
-    first, *others = fields
-    found = [difference(mine[first], mine[other]) for other in others]
+    found = [difference(mine[first], mine[other]) for other, first in baselines.items() if other != first]
     return Comparison(
         rows=[summarise(name, fields[name], mine[name]) for name in fields],
         tasks=tasks,
@@ -118,6 +127,26 @@ def _load_schedulers(schedulers: Sequence[str | Scheduler[Any]]) -> list[tuple[s
             raise ConfigError(f"a scheduler must be a SPEC or an instance of a Scheduler subclass, got {one!r}")
         named[name] = loaded
     return list(named.items())
+
+
+def _with_caches(schedulers: list[tuple[str, Scheduler[Any]]], caches: Sequence[str | Cache]) -> list[Contender]:
+    if isinstance(caches, str | Cache) or not caches:
+        raise ConfigError(f"caches must be a list of at least one, got {caches!r}")
+    loaded: dict[str, Cache] = {}
+    for one in caches:
+        name = one if isinstance(one, str) else repr(one)
+        if name in loaded:
+            raise ConfigError(f"cache {name} is given twice: give each once")
+        loaded[name] = load_cache(one) if isinstance(one, str) else one
+    if len(loaded) == 1:
+        ((name, cache),) = loaded.items()
+        return [Contender(spec, scheduler, name, cache, schedulers[0][0]) for spec, scheduler in schedulers]
+    first = next(iter(loaded))
+    return [
+        Contender(f"{spec}, {name}", scheduler, name, cache, f"{spec}, {first}")
+        for spec, scheduler in schedulers
+        for name, cache in loaded.items()
+    ]
 
 
 def _load_model(model: str | Model, device: str, dtype: str | None) -> Model:

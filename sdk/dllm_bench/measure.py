@@ -15,7 +15,7 @@ from dllm_bench.journal import Journal
 from dllm_bench.metrics import agreement
 from dllm_bench.questions import Questions
 from dllm_bench.results import Outcome
-from dllm_sdk import Generation, Model, Sampler, Scheduler, decode, generate
+from dllm_sdk import Cache, Generation, Model, Sampler, Scheduler, decode, generate
 
 _WARM_UP_STEPS = 8
 
@@ -42,12 +42,22 @@ class Batch:
     ids: Sequence[list[int]]  # their tokens
 
 
+class Contender(NamedTuple):
+    """A row of the table: a scheduler with a cache."""
+
+    name: str  # its key: the scheduler as given, and its cache where there are several
+    scheduler: Scheduler[Any]
+    cache_name: str
+    cache: Cache
+    baseline: str  # the name of the contender that it is measured against
+
+
 @dataclass(frozen=True)
 class Run:
     """What to run, all of it checked."""
 
     model: Model
-    schedulers: Sequence[tuple[str, Scheduler[Any]]]
+    contenders: Sequence[Contender]
     batches: Sequence[Batch]
     sampler: Sampler
     seed: int
@@ -55,12 +65,13 @@ class Run:
     def warm_up(self) -> None:
         """A few steps of the first batch under each scheduler; not counted."""
         batch = self.batches[0]
-        for _, scheduler in self.schedulers:
+        for contender in self.contenders:
             steps = decode(
                 self.model,
                 list(batch.ids),
-                scheduler,
+                contender.scheduler,
                 gen_length=batch.questions.gen_length,
+                cache=contender.cache,
                 sampler=self.sampler,
                 seed=self.seed,
             )
@@ -69,32 +80,31 @@ class Run:
 
     def outcomes(self, journal: Journal, report: Report | None) -> Iterator[Outcome]:
         """Decode everything; what is yielded is in the journal already."""
-        total = sum(len(batch.prompts) for batch in self.batches) * len(self.schedulers)
+        total = sum(len(batch.prompts) for batch in self.batches) * len(self.contenders)
         done = 0
         for batch in self.batches:
-            reference: list[list[int]] = []
-            for name, scheduler in self.schedulers:
+            answers: dict[str, list[list[int]]] = {}
+            for contender in self.contenders:
                 if report is not None:
-                    report(Progress(done, total, batch.questions.name, name))
-                found = self._decode(batch, scheduler)
-                answers = [_answer(found, batch, row) for row in range(len(batch.prompts))]
-                reference = reference or answers
-                outcomes = [
-                    _outcome(found, batch, row, name, agreement(answers[row], reference[row]))
-                    for row in range(len(batch.prompts))
-                ]
+                    report(Progress(done, total, batch.questions.name, contender.name))
+                found = self._decode(batch, contender)
+                mine = [_answer(found, batch, row) for row in range(len(batch.prompts))]
+                answers[contender.name] = mine
+                agrees = [agreement(*pair) for pair in zip(mine, answers[contender.baseline], strict=True)]
+                outcomes = [_outcome(found, batch, row, contender, agrees[row]) for row in range(len(batch.prompts))]
                 journal.add(outcomes, [batch.questions.prompts[number] for number in batch.prompts])
                 done += len(outcomes)
                 yield from outcomes
         if report is not None:
             report(Progress(total, total, "", ""))
 
-    def _decode(self, batch: Batch, scheduler: Scheduler[Any]) -> Generation:
+    def _decode(self, batch: Batch, contender: Contender) -> Generation:
         return generate(
             self.model,
             list(batch.ids),
-            scheduler,
+            contender.scheduler,
             gen_length=batch.questions.gen_length,
+            cache=contender.cache,
             sampler=self.sampler,
             seed=self.seed,
         )
@@ -116,14 +126,15 @@ def _answer(found: Generation, batch: Batch, row: int) -> list[int]:
     return answer
 
 
-def _outcome(found: Generation, batch: Batch, row: int, scheduler: str, agrees: float) -> Outcome:
+def _outcome(found: Generation, batch: Batch, row: int, contender: Contender, agrees: float) -> Outcome:
     number = batch.prompts[row]
     text = found.text[row] or ""
     verdict = batch.questions.score(number, text)
     return Outcome(
         task=batch.questions.name,
         prompt=number,
-        scheduler=scheduler,
+        scheduler=contender.name,
+        cache=contender.cache_name,
         text=text,
         answer=verdict.answer,
         strict=verdict.strict,

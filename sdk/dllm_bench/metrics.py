@@ -24,6 +24,7 @@ def summarise(scheduler: str, fields: Mapping[str, Any], outcomes: Sequence[Outc
     p50, p95 = np.percentile([outcome.seconds for outcome in outcomes], [50, 95])
     return Row(
         scheduler=scheduler,
+        cache=outcomes[0].cache,
         fields=dict(fields),
         n=len(outcomes),
         n_scored=len(scored),
@@ -33,6 +34,8 @@ def summarise(scheduler: str, fields: Mapping[str, Any], outcomes: Sequence[Outc
         answer_accuracy=sum(bool(outcome.answer) for outcome in scored) / len(scored) if scored else None,
         agreement=sum(outcome.agreement for outcome in outcomes) / len(outcomes),
         nfe=passes / len(outcomes),
+        refreshes=sum(outcome.refreshes for outcome in outcomes) / len(outcomes),
+        fed=sum(outcome.fed for outcome in outcomes) / len(outcomes),
         tpf=tokens / passes,
         generated_tokens=tokens / len(outcomes),
         tokens_per_second=tokens / wall_seconds(outcomes),

@@ -41,6 +41,7 @@ _COLUMNS: tuple[_Column, ...] = (
     ("answer", lambda row: _percent(row.answer_accuracy)),
     ("agree", lambda row: _percent(row.agreement)),
     ("NFE", lambda row: f"{row.nfe:.1f}"),
+    ("fed", lambda row: f"{row.fed:,.0f}"),
     ("TPF", lambda row: f"{row.tpf:.2f}"),
     ("tokens/s", lambda row: f"{row.tokens_per_second:,.0f}"),
     ("p50 s", lambda row: _seconds(row.latency_p50_s)),
@@ -49,12 +50,17 @@ _COLUMNS: tuple[_Column, ...] = (
 
 
 def _columns(comparison: Comparison) -> list[_Column]:
-    """Those that say something: accuracy if there are answers, agreement where answers are missing."""
+    """Those that say something: accuracy if there are answers; agreement if not, or to show how far a cache drifts."""
     hidden = set()
+    caches = {row.cache for row in comparison.rows}
     if all(row.accuracy is None for row in comparison.rows):
         hidden |= {"accuracy [95 %]", "answer"}
-    if all(row.n_scored == row.n for row in comparison.rows):
+    if all(row.n_scored == row.n for row in comparison.rows) and len(caches) == 1:
         hidden |= {"agree"}
+    if caches == {"none"}:
+        hidden |= {"fed"}
+    else:
+        hidden |= {"p50 s"}
     return [column for column in _COLUMNS if column[0] not in hidden]
 
 
@@ -81,10 +87,16 @@ def definitions(comparison: Comparison) -> list[str]:
             "answer: % with the final answer right."
         )
     if "agree" in shown:
-        lines.append(f"agree: % of tokens that are the same as those of {comparison.rows[0].scheduler}.")
+        several = len({row.cache for row in comparison.rows}) > 1
+        other = (
+            f"of the same scheduler with cache {comparison.rows[0].cache}" if several else comparison.rows[0].scheduler
+        )
+        lines.append(f"agree: % of tokens that are the same as those {'' if several else 'of '}{other}.")
+    fed = "fed: positions computed per prompt; " if "fed" in shown else ""
+    latency = "p50, p95: latency" if "p50 s" in shown else "p95: latency"
     lines.append(
-        "NFE: forward passes per prompt; TPF: tokens per forward pass, counting tokens up to EOS but every pass; "
-        "p50, p95: latency of a prompt within its batch."
+        f"NFE: forward passes per prompt; {fed}TPF: tokens per forward pass, counting tokens up to EOS but every pass; "
+        f"{latency} of a prompt within its batch."
     )
     return lines
 

@@ -20,10 +20,11 @@ class Outcome:
     task: str
     prompt: int  # number of the prompt in its task, from 0
     scheduler: str
+    cache: str
     text: str  # what was generated, up to EOS
     answer: bool | None  # the final answer is right; None: the task has none for this prompt
     strict: bool | None  # every line is right
-    agreement: float  # share of positions with the first scheduler's token, up to the end of the longer answer
+    agreement: float  # share of positions with the baseline's token, up to the end of the longer answer
     nfe: int  # forward passes of this row
     refreshes: int  # those of them that recomputed a cache
     fed: int  # positions computed
@@ -36,7 +37,8 @@ class Outcome:
 class Row:
     """One scheduler's numbers. Prompt tokens and what lies behind EOS never count; the warm-up is left out."""
 
-    scheduler: str  # as it was given
+    scheduler: str  # as it was given; with several caches, and its cache
+    cache: str  # as it was given
     fields: Mapping[str, Any]  # its hyperparameters
     n: int  # prompts
     n_scored: int  # prompts with a known answer: those that the accuracies are about
@@ -44,8 +46,10 @@ class Row:
     accuracy_low: float | None  # Wilson 95 % interval of it
     accuracy_high: float | None
     answer_accuracy: float | None  # share of prompts with the final answer right
-    agreement: float  # mean share of tokens that are the first scheduler's
+    agreement: float  # mean share of tokens that are the baseline's: the first scheduler's, or the first cache's
     nfe: float  # forward passes, mean over prompts
+    refreshes: float  # those of them that recomputed a cache, mean over prompts
+    fed: float  # positions computed, mean over prompts
     tpf: float  # tokens per forward pass: all generated tokens / all forward passes
     generated_tokens: float  # tokens up to and including the first EOS, mean over prompts
     tokens_per_second: float  # generated tokens / time of the batches, each until its last row was done
@@ -55,7 +59,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Difference:
-    """A scheduler's accuracy against the first one's, on the same prompts."""
+    """A scheduler's accuracy against the baseline's, on the same prompts."""
 
     scheduler: str
     baseline: str
@@ -88,7 +92,7 @@ class Comparison:
 
     rows: Sequence[Row]  # pooled over the tasks, one per scheduler
     tasks: Mapping[str, Sequence[Row]]  # the same by task
-    differences: Sequence[Difference] = field(repr=False)  # to the first scheduler; empty without answers
+    differences: Sequence[Difference] = field(repr=False)  # to the first scheduler or cache; empty without answers
     environment: Mapping[str, Any] = field(repr=False)  # versions, device, settings, digest of the weights
     notes: Sequence[str] = field(default=(), repr=False)  # what a reader should know about this run
     outcomes: Sequence[Outcome] = field(default=(), repr=False)  # prompt by prompt

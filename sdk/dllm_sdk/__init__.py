@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from dllm_sdk.model import Tokenizer as Tokenizer
     from dllm_sdk.model import tokens_containing as tokens_containing
     from dllm_sdk.model import wrap as wrap
+    from dllm_sdk.registry import load_cache as load_cache
     from dllm_sdk.registry import load_model as load_model
     from dllm_sdk.registry import load_scheduler as load_scheduler
     from dllm_sdk.registry import load_task as load_task
@@ -44,7 +45,7 @@ _HOMES = {
     "errors": ["ConfigError", "DllmError", "ModelError", "RegistryError", "SchedulerError", "SchedulerStalled"],
     "generation": ["Generation", "generate"],
     "model": ["Model", "Tokenizer", "tokens_containing", "wrap"],
-    "registry": ["load_model", "load_scheduler", "load_task"],
+    "registry": ["load_cache", "load_model", "load_scheduler", "load_task"],
     "sampling": ["Sampler", "suppress"],
     "scheduler": ["Decision", "Scheduler", "TokenIds", "View", "check_number", "combine"],
 }

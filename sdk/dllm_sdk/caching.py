@@ -101,9 +101,6 @@ class BlockCache(Cache):
         return at.block | (at.finished & at.fresh[:, None])
 
 
-CACHES: dict[str, type[Cache]] = {"none": NoCache, "prefix": PrefixCache, "dual": DualCache, "block": BlockCache}
-
-
 class Positions(NamedTuple):
     """Where a row stands, as a cache policy sees it."""
 

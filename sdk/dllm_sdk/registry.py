@@ -25,10 +25,18 @@ from dllm_sdk.errors import ConfigError, RegistryError
 if TYPE_CHECKING:
     import torch
 
+    from dllm_sdk.caching import Cache
     from dllm_sdk.model import Model
     from dllm_sdk.scheduler import Scheduler
 
 Kind = Literal["scheduler", "model", "task"]
+CACHES = {
+    "none": "dllm_sdk.caching:NoCache",
+    "prefix": "dllm_sdk.caching:PrefixCache",
+    "dual": "dllm_sdk.caching:DualCache",
+    "block": "dllm_sdk.caching:BlockCache",
+}
+"""Cache policies are part of the loop, so they are no plug-ins; the names are for command lines and files."""
 
 
 def available(kind: Kind) -> dict[str, EntryPoint]:
@@ -64,7 +72,7 @@ def load_scheduler(spec: str) -> Scheduler[Any]:
         raise ConfigError(f"scheduler {spec!r}: PLAN+SELECT combines two schedulers, not {len(parts)}")
     if len(parts) == 2:
         return combine(plan=load_scheduler(parts[0]), select=load_scheduler(parts[1]))
-    name, fields = _parse(spec)
+    name, fields = _parse("scheduler", spec)
     if name.startswith("@"):
         return _from_file(Path(name[1:]), fields)
     return _build(spec, load("scheduler", name), fields)
@@ -87,6 +95,19 @@ def load_model(name: str, *, device: str = "cpu", dtype: str | torch.dtype | Non
         return model
     model = load("model", name)(device=device, dtype=kind)
     return model
+
+
+def load_cache(spec: str) -> Cache:
+    """A cache policy from NAME[:field=value,...], NAME one of CACHES. Raises RegistryError, ConfigError.
+
+    >>> load_cache("dual:refresh_every=8")                                                     # doctest: +SKIP
+    """
+    name, fields = _parse("cache", spec)
+    if name not in CACHES:
+        raise RegistryError(_unknown(f"cache {name!r}", name, list(CACHES)))
+    module, _, attribute = CACHES[name].partition(":")
+    cache: Cache = _make(getattr(importlib.import_module(module), attribute), fields)
+    return cache
 
 
 def load_task(name: str) -> Any:
@@ -128,22 +149,22 @@ def _load_file(path: Path) -> Any:
     return module
 
 
-def _parse(spec: str) -> tuple[str, dict[str, Any]]:
+def _parse(kind: str, spec: str) -> tuple[str, dict[str, Any]]:
     """`HEAD:field=value,...` -> the head and its fields. The head itself may hold a colon (MODULE:CLASS)."""
     match = re.match(r"(?P<name>[^=]*?)(?::(?P<fields>\w[\w-]*=.*))?$", spec, re.DOTALL)
     if match is None or not match["name"].strip(":"):
         forms = "NAME, MODULE:CLASS, FILE.py:CLASS or @FILE.toml"
-        raise ConfigError(f"scheduler {spec!r} must be {forms}, then :field=value,... if any")
+        raise ConfigError(f"{kind} {spec!r} must be {forms}, then :field=value,... if any")
     fields: dict[str, Any] = {}
     for item in _split(match["fields"] or "", ","):
         key, equals, value = item.partition("=")
         if not equals:
-            raise ConfigError(f"scheduler {spec!r}: expected field=value, got {item!r}")
+            raise ConfigError(f"{kind} {spec!r}: expected field=value, got {item!r}")
         try:
             fields[key.strip().replace("-", "_")] = tomllib.loads(f"value = {value}")["value"]
         except tomllib.TOMLDecodeError as error:
             raise ConfigError(
-                f"scheduler {spec!r}: {value!r} is not a TOML value (numbers as 0.5, texts in quotes, lists as [1, 2])"
+                f"{kind} {spec!r}: {value!r} is not a TOML value (numbers as 0.5, texts in quotes, lists as [1, 2])"
             ) from error
     return match["name"], fields
 
@@ -185,6 +206,11 @@ def _build(spec: str, cls: Any, fields: dict[str, Any]) -> Scheduler[Any]:
 
     if not (isinstance(cls, type) and issubclass(cls, Scheduler)):
         raise RegistryError(f"scheduler {spec!r} is {cls!r}, which is not a subclass of dllm_sdk.Scheduler")
+    scheduler: Scheduler[Any] = _make(cls, fields)
+    return scheduler
+
+
+def _make(cls: Any, fields: dict[str, Any]) -> Any:
     known: list[str] = [f.name for f in dataclasses.fields(cls) if f.init] if dataclasses.is_dataclass(cls) else []
     for key in fields:
         if key not in known:

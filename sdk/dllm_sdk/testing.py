@@ -160,6 +160,7 @@ def check_scheduler(scheduler: Scheduler[Any], *, examples: int = 50, seed: int 
         deadline=None,
         report_multiple_bugs=False,
         print_blob=False,
+        phases=(hypothesis.Phase.generate, hypothesis.Phase.shrink),
         suppress_health_check=list(hypothesis.HealthCheck),
     )
 

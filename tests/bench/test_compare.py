@@ -17,8 +17,9 @@ from dllm_bench.environment import describe, digest
 from dllm_bench.measure import Progress, cut
 from dllm_bench.metrics import agreement, difference, summarise
 from dllm_bench.questions import Questions, Verdict
-from dllm_sdk import combine, load_scheduler
-from tests.bench.toys import CountTask, Pairs, counting, task
+from dllm_reference_model.model import Config, Transformer
+from dllm_sdk import ConfigError, combine, load_scheduler
+from tests.bench.toys import CountTask, Letters, Pairs, counting, task
 
 ROW = {"scheduler", "n", "accuracy", "accuracy_low", "accuracy_high", "answer_accuracy", "nfe", "tpf", "fields"}
 ROW |= {"generated_tokens", "tokens_per_second", "latency_p50_s", "latency_p95_s"}
@@ -72,7 +73,7 @@ def test_schedulers_alternate_on_equal_batches(found: Comparison) -> None:
 def outcome(prompt: int = 0, scheduler: str = "a", strict: bool | None = True, **changes: Any) -> Outcome:
     values: dict[str, Any] = {
         "task": "t", "text": "", "answer": strict, "agreement": 1.0, "nfe": 1, "refreshes": 0, "fed": 5, "generated": 2,
-        "seconds": 1.0, "batch": 0,
+        "seconds": 1.0, "batch": 0, "cache": "none",
     }  # fmt: skip
     return Outcome(prompt=prompt, scheduler=scheduler, strict=strict, **{**values, **changes})
 
@@ -251,3 +252,24 @@ def test_public_names_are_there() -> None:
     assert callable(dllm_bench.compare) and callable(dllm_bench.check)  # no module hides a function
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         _ = dllm_bench.nothing
+
+
+def test_every_cache_is_measured_against_the_first_one() -> None:
+    torch.manual_seed(0)
+    config = Config(vocab_size=15, mask_id=14, eos_ids=(13,), width=16, layers=1, heads=2, kv_heads=2, mlp_width=16)
+    model = Transformer(config, Letters())
+    found = compare(model, ["fixed-block:block=4", "adablock"], [task], limit=4, caches=["none", "dual", "prefix"])
+    names = [row.scheduler for row in found.rows]
+    specs, caches = ("fixed-block:block=4", "adablock"), ("none", "dual", "prefix")
+    assert names == [f"{spec}, {cache}" for spec in specs for cache in caches]
+    by_name = dict(zip(names, found.rows, strict=True))
+    assert [row.agreement for row in found.rows if row.cache == "none"] == [1.0, 1.0]
+    assert {one.baseline for one in found.differences} <= {"fixed-block:block=4, none", "adablock, none"}
+    plain, dual = by_name["fixed-block:block=4, none"], by_name["fixed-block:block=4, dual"]
+    assert (plain.refreshes, plain.cache, dual.cache) == (0, "none", "dual")
+    assert dual.refreshes >= 1 and dual.fed / dual.nfe < plain.fed / plain.nfe
+    assert " fed" in str(found) and "agree" in str(found)
+    with pytest.raises(ConfigError, match="cache dual is given twice"):
+        compare(model, ["adablock"], [task], limit=4, caches=["dual", "dual"])
+    with pytest.raises(ConfigError, match="BlockCache is for block-causal models"):
+        compare(model, ["adablock"], [task], limit=4, caches=["block"])

@@ -20,13 +20,14 @@ from dllm_sdk import (
     DualCache,
     NoCache,
     PrefixCache,
+    RegistryError,
     Sampler,
     Scheduler,
     combine,
     decode,
     generate,
+    load_cache,
 )
-from dllm_sdk.caching import CACHES
 from dllm_sdk.rules import first, top_k
 from dllm_sdk.testing import ToyModel
 from dllm_strategies import AdaBlock, ConfidenceAdaptive, FixedBlock
@@ -232,4 +233,14 @@ def test_a_cache_that_does_not_fit_is_refused() -> None:
         generate(ToyModel().build(), [1], FixedBlock(), gen_length=4, cache=DualCache())
     with pytest.raises(ConfigError, match="refresh_every must be a whole number >= 1, got 0"):
         DualCache(refresh_every=0)
-    assert set(CACHES) == {"none", "prefix", "dual", "block"}
+
+
+def test_caches_by_name() -> None:
+    assert load_cache("none") == NoCache() and load_cache("block") == BlockCache()
+    assert load_cache("dual:refresh_every=8,suffix=false") == DualCache(suffix=False, refresh_every=8)
+    with pytest.raises(RegistryError, match="no cache 'duel'; did you mean 'dual'"):
+        load_cache("duel")
+    with pytest.raises(ConfigError, match="no field 'every' of DualCache"):
+        load_cache("dual:every=8")
+    with pytest.raises(ConfigError, match="refresh_every must be a whole number >= 1, got 0"):
+        load_cache("prefix:refresh_every=0")
