@@ -1,4 +1,4 @@
-"""What is installed: schedulers, models and tasks, from metadata alone or, on request, imported one by one.
+"""What is installed: schedulers, models, tasks and caches, from metadata alone or, on request, imported one by one.
 
 A broken plug-in is an entry with an error, never a failure of the list. The short form imports no torch.
 """
@@ -10,8 +10,9 @@ import inspect
 import re
 import sys
 from dataclasses import dataclass
-from typing import Any, get_args
+from typing import Any
 
+import dllm_sdk
 from dllm_bench.explain import explain
 from dllm_sdk import registry
 from dllm_sdk.errors import DllmError
@@ -23,7 +24,7 @@ _PAPER = re.compile(r"arXiv:\d{4}\.\d{4,5}")
 class Plugin:
     """One entry; what follows `version` is filled in by the long form only."""
 
-    kind: str  # "scheduler", "model" or "task"
+    kind: registry.Kind
     name: str
     target: str  # MODULE:OBJECT
     distribution: str
@@ -37,17 +38,20 @@ class Plugin:
 def available(*, long: bool = False) -> list[Plugin]:
     """Every plug-in, by kind and name. `long` imports each one, which takes as long as importing torch."""
     found = []
-    for kind in get_args(registry.Kind):
+    for kind in ("scheduler", "model", "task"):
         for name, point in registry.available(kind).items():
             owner = (point.dist.name, point.dist.version) if point.dist else ("?", "?")
             plugin = Plugin(kind, name, point.value, *owner)
-            found.append(_imported(kind, plugin) if long else plugin)
+            found.append(_imported(plugin, name) if long else plugin)
+    for name, target in registry.CACHES.items():  # part of the loop, so no plug-ins
+        plugin = Plugin("cache", name, target, "dllm-sdk", dllm_sdk.__version__)
+        found.append(_imported(plugin, target) if long else plugin)
     return found
 
 
-def _imported(kind: registry.Kind, plugin: Plugin) -> Plugin:
+def _imported(plugin: Plugin, name: str) -> Plugin:
     try:
-        target = registry.load(kind, plugin.name)
+        target = registry.load(plugin.kind, name)
     except DllmError as error:
         return dataclasses.replace(plugin, error=explain(error).removeprefix("Error: "))
     owner = target if inspect.isclass(target) or inspect.isroutine(target) else type(target)

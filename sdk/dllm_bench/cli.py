@@ -222,7 +222,7 @@ def _text(comparison: Comparison, format: str) -> str:
 @click.option("--format", type=click.Choice(["table", "json"]), default="table", show_default=True)
 @traceback_option
 def list_command(long: bool, format: str) -> None:
-    """Schedulers, models and tasks that are installed, ours and others'."""
+    """Schedulers, models, tasks and caches: what is installed, ours and others'."""
     from dllm_bench.catalogue import available
     from dllm_bench.listing import listing
 

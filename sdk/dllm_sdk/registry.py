@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from dllm_sdk.model import Model
     from dllm_sdk.scheduler import Scheduler
 
-Kind = Literal["scheduler", "model", "task"]
+Kind = Literal["scheduler", "model", "task", "cache"]
 CACHES = {
     "none": "dllm_sdk.caching:NoCache",
     "prefix": "dllm_sdk.caching:PrefixCache",
