@@ -1,4 +1,4 @@
-"""What the README and the site say, run: every python block, the strategy that the README writes, and the site itself."""
+"""What the README and the site say, run: python blocks, the strategy that the README writes, and the site itself."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+
 from dllm_bench.cli import cli
 
 ROOT = Path(__file__).parents[1]
@@ -55,7 +56,7 @@ def test_the_readmes_strategy_keeps_the_protocol_and_compares(tmp_path: Path, mo
 def test_every_command_that_the_pages_show_exists() -> None:
     for page in PAGES:
         for line in page.read_text(encoding="utf-8").splitlines():
-            for command in re.findall(r"dllm-bench ([a-z-]+)", line):
+            for command in re.findall(r"dllm-bench ([a-z][a-z-]*)", line):
                 assert command in cli.commands, f"{page.name}: dllm-bench {command}"
 
 

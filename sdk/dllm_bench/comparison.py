@@ -157,9 +157,6 @@ def _load_model(model: str | Model, device: str, dtype: str | None) -> Model:
         except (RuntimeError, AssertionError) as error:  # torch raises either for a device that it does not have
             reason = str(error).split("\n")[0]
             raise ConfigError(f"device {device!r} cannot be used, give one such as cpu or cuda:0: {reason}") from error
-        kind = getattr(torch, dtype, None) if dtype is not None else None
-        if isinstance(kind, torch.dtype) and not kind.is_floating_point:
-            raise ConfigError(f"dtype must be a floating-point type such as float32 or bfloat16, got {dtype!r}")
         try:
             loaded = load_model(model, device=device, dtype=dtype)
         except DllmError:

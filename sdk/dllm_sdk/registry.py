@@ -87,8 +87,8 @@ def load_model(name: str, *, device: str = "cpu", dtype: str | torch.dtype | Non
     import torch
 
     kind = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
-    if dtype is not None and not isinstance(kind, torch.dtype):
-        raise ConfigError(f"dtype must be the name of a torch dtype such as float32 or bfloat16, got {dtype!r}")
+    if dtype is not None and not (isinstance(kind, torch.dtype) and kind.is_floating_point):
+        raise ConfigError(f"dtype must be a floating-point type of torch such as float32 or bfloat16, got {dtype!r}")
     head, _, path = name.partition(":")
     if head in available("model"):
         model: Model = load("model", head)(path or None, device=device, dtype=kind)
