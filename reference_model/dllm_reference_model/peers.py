@@ -4,6 +4,7 @@ Two processes of one thread each beat one of two threads by about a quarter, and
 they wait for each other twice a step, threads at every matrix product.
 """
 
+import signal
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -39,6 +40,8 @@ def together(count: int, work: Callable[..., Any], *arguments: Any) -> None:
 
 
 def _join(rank: int, count: int, meeting: str, work: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+    # Torch ends the processes of a killed parent by this signal, which a shell makes its background jobs ignore.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=count)
     try:

@@ -37,12 +37,13 @@ class Recipe:
     steps: int = 10_000
     seed: int = 0
     processes: int = 2  # of one thread each; they round differently from one process
+    start: str = ""  # checkpoint folder that gives the initial weights; "": random ones
     width: int = 128
     layers: int = 6
     heads: int = 4
     mlp_width: int = 344  # 8 / 3 of the width
     mix: Mix = field(
-        default_factory=lambda: Mix({"expr": 0.34, "record": 0.09, "sort": 0.09, "story": 0.20, "trace": 0.28})
+        default_factory=lambda: Mix({"expr": 0.18, "record": 0.22, "sort": 0.14, "story": 0.20, "trace": 0.26})
     )
     matrix_lr: float = 0.03  # Muon, with qk-norm; AdamW at 3e-3 was 1.42 against 1.11 in validation loss at 1M tokens
     vector_lr: float = 3e-3  # AdamW, for the embedding and the norms
@@ -175,6 +176,12 @@ def new_model(recipe: Recipe, tokenizer: Tokenizer) -> Transformer:
         tied=True,
     )
     model = Transformer(config, tokenizer)
+    if recipe.start:
+        found = checkpoint.load(recipe.start, dtype=torch.float32)
+        if found.config != config:
+            raise checkpoint.CheckpointError(f"{recipe.start} holds {found.config}, expected {config}")
+        model.load_state_dict(found.state_dict())
+        return model
     noise = torch.Generator().manual_seed(Random(f"weights/{recipe.seed}").getrandbits(63))
     for name, weight in model.named_parameters():
         if name.endswith(("out.weight", "down.weight")):
@@ -295,6 +302,8 @@ def main() -> None:
     parser.add_argument(
         "--processes", type=int, default=Recipe.processes, help="CPU cores; part of the result (default: %(default)s)"
     )
+    parser.add_argument("--start", default="", metavar="FOLDER", help="checkpoint whose weights to start from")
+    parser.add_argument("--mix", type=_mix, metavar="TASK=SHARE,...", help="shares of the tasks' samples")
     parser.add_argument("--save-every", type=int, default=250, metavar="STEPS", help="(default: %(default)s)")
     parser.add_argument("--evaluate-every", type=int, default=1000, metavar="STEPS", help="(default: %(default)s)")
     parser.add_argument("--dry-run", action="store_true", help="a few steps of a very small model: does it run?")
@@ -302,8 +311,9 @@ def main() -> None:
     for name in ("steps", "processes", "save_every", "evaluate_every"):
         if getattr(args, name) < 1:
             parser.error(f"--{name.replace('_', '-')} must be >= 1, got {getattr(args, name)}")
-    recipe = DRY if args.dry_run else Recipe(steps=args.steps, seed=args.seed)
-    recipe = dataclasses.replace(recipe, processes=args.processes)
+    recipe = DRY if args.dry_run else Recipe(steps=args.steps, seed=args.seed, start=args.start)
+    mix = dataclasses.replace(recipe.mix, weights=args.mix or recipe.mix.weights)
+    recipe = dataclasses.replace(recipe, processes=args.processes, mix=mix)
     options = {
         "save_every": args.save_every,
         "evaluate_every": args.evaluate_every,
@@ -316,6 +326,21 @@ def main() -> None:
         together(recipe.processes, _work, recipe, args.output, options)
     except (checkpoint.CheckpointError, OSError) as error:
         parser.exit(1, f"{parser.prog}: {error}\n")
+
+
+def _mix(text: str) -> dict[str, float]:
+    """`expr=0.5,sort=0.5` as a mapping."""
+    names = {task.name for task in tasks.ALL}
+    found = {}
+    for item in text.split(","):
+        name, _, share = item.partition("=")
+        try:
+            found[name] = float(share)
+        except ValueError:
+            found[name] = -1.0
+        if name not in names or not 0 <= found[name] < float("inf"):
+            raise argparse.ArgumentTypeError(f"expected TASK=SHARE with a task of {sorted(names)}, got {item!r}")
+    return found
 
 
 def _work(peers: Peers, recipe: Recipe, output: Path, options: dict[str, int]) -> None:
