@@ -1,0 +1,131 @@
+"""Write the model card of a finished training run: `python -m dllm_reference_model.card RUN`.
+
+Everything in it is read from the run's state or measured on the test split; it knows no way to say what was not done.
+"""
+
+import argparse
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from safetensors import safe_open
+
+from dllm_reference_model import checkpoint, tasks
+from dllm_reference_model.evaluate import accuracy
+from dllm_reference_model.model import Transformer
+from dllm_reference_model.train import MODEL, STATE
+
+DECODERS = (  # title, threshold, block
+    ("Threshold 0.9, blocks of 32", 0.9, 32),
+    ("One token per step, blocks of 32", 1.01, 32),
+    ("Threshold 0.9, blocks of 8", 0.9, 8),
+)
+NAMES = [task.name for task in tasks.ALL]
+
+_TEXT = """# {name}
+
+A masked-diffusion language model for judging decoding strategies: small enough to run anywhere, trained from scratch on
+five tasks whose answers are checked line by line. It knows these tasks and nothing else.
+
+* **Model**: {parameters:.2f}M parameters, width {width}, {layers} layers, {heads} heads, SwiGLU, rotary positions,
+  query and key norms, tied head; logits not shifted; {vocab_size} tokens. Stored in bfloat16, computed in float32.
+* **Data**: level 1 of the tasks of `dllm_reference_model.tasks`, generated without end; a prompt's split is a hash of
+  its text, and only the train split is seen.
+* **Recipe**: the LLaDA objective (arXiv:2502.09992) with an exact number of masks per sample; in {prefix:.0%} of the
+  samples the answer's beginning, cut at any token, is given, as it is after a decoder's first block; {full:.0%} are
+  filled with EOS to the full generation length; Muon and AdamW; short warm-up, linear decay over the last {decay:.0%}.
+* **Runs**, on CPU cores ({processes} processes of one thread; on a busy machine the minutes say little):
+
+{runs}
+* **SHA-256** of `model.safetensors`: `{digest}`
+
+## Accuracy
+
+{n} test prompts per task (seed 0), generation length of the task. *Strict* counts an answer if every line is right,
+*final answer* if the last one is. Forward passes are those of a row up to the block that holds its EOS. The standard
+error of a share of {n} is at most {error:.3f}. Decoder: `python -m dllm_reference_model.evaluate`, equal blocks from left
+to right; every position at or above the threshold commits, and always the surest.
+
+{accuracy}
+## On the way
+
+Strict accuracy on 40 validation prompts per task, threshold 0.9, blocks of 32.
+
+{curve}
+## Limits
+
+A strategy's accuracy here says how it handles a model that is sure in places and unsure in others; it says nothing
+about natural language. Prompts other than those of the tasks give nonsense.
+"""
+
+
+def card(runs: list[Path], *, n: int, name: str) -> str:
+    """The card of the model that the last of `runs` made, each started from the one before."""
+    model = checkpoint.load(runs[-1] / MODEL, dtype=None).float()
+    states = [_state(run) for run in runs]
+    recipe = states[-1]["recipe"]
+    return _TEXT.format(
+        name=name,
+        parameters=sum(weight.numel() for weight in model.parameters()) / 1e6,
+        width=model.config.width,
+        layers=model.config.layers,
+        heads=model.config.heads,
+        vocab_size=model.vocab_size,
+        prefix=recipe["mix"]["clean_prefix"],
+        full=recipe["mix"]["full_length"],
+        decay=recipe["decay"],
+        processes=recipe["processes"],
+        runs="".join(_run(state, first=index == 0) for index, state in enumerate(states)),
+        digest=hashlib.sha256((runs[-1] / MODEL / checkpoint.WEIGHTS).read_bytes()).hexdigest(),
+        n=n,
+        error=0.5 / n**0.5,
+        accuracy="\n".join(_accuracy(model, title, n, threshold, block) for title, threshold, block in DECODERS),
+        curve=_curve(states),
+    )
+
+
+def _state(run: Path) -> dict[str, Any]:
+    with safe_open(run / STATE, framework="pt") as file:
+        return {name: json.loads(text) for name, text in file.metadata().items()}
+
+
+def _run(state: dict[str, Any], *, first: bool) -> str:
+    recipe, counters = state["recipe"], state["counters"]
+    mix = ",".join(f"{name}={share:g}" for name, share in recipe["mix"]["weights"].items())
+    start = "" if first else "--start FOLDER "
+    return (
+        f"      python -m dllm_reference_model.train --steps {recipe['steps']} --seed {recipe['seed']} {start}\\\n"
+        f"          --mix {mix}\n\n"
+        f"  {counters['tokens'] / 1e6:.1f}M tokens, {counters['seconds'] / 60:.0f} minutes.\n\n"
+    )
+
+
+def _accuracy(model: Transformer, title: str, n: int, threshold: float, block: int) -> str:
+    found = [accuracy(model, task, "test", n, threshold=threshold, block=block) for task in tasks.ALL]
+    rows = [*found, [sum(column) / len(found) for column in zip(*found, strict=True)]]
+    lines = [f"| {name} | {a:.3f} | {s:.3f} | {p:.1f} |" for name, (a, s, p) in zip([*NAMES, "all"], rows, strict=True)]
+    head = ["| task | final answer | strict | forward passes |", "| --- | --- | --- | --- |"]
+    return "\n".join([f"### {title}", "", *head, *lines, ""])
+
+
+def _curve(states: list[dict[str, Any]]) -> str:
+    lines = [f"| run | step | tokens | {' | '.join(NAMES)} |", "| --- " * (3 + len(NAMES)) + "|"]
+    for number, state in enumerate(states, 1):
+        for at in state["curve"]:
+            shares = " | ".join(f"{at[name]:.2f}" for name in NAMES)
+            lines.append(f"| {number} | {at['step']} | {at['tokens'] / 1e6:.1f}M | {shares} |")
+    return "\n".join([*lines, ""])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m dllm_reference_model.card", description=__doc__)
+    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="output folders of training, in their order")
+    parser.add_argument("-n", type=int, default=500, help="test prompts per task (default: %(default)s)")
+    parser.add_argument("--name", default="tiny", help="title of the card (default: %(default)s)")
+    args = parser.parse_args()
+    (args.runs[-1] / MODEL / "README.md").write_text(card(args.runs, n=args.n, name=args.name), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
