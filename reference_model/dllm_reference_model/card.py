@@ -44,8 +44,8 @@ five tasks whose answers are checked line by line. It knows these tasks and noth
 
 {n} test prompts per task (seed 0), generation length of the task. *Strict* counts an answer if every line is right,
 *final answer* if the last one is. Forward passes are those of a row up to the block that holds its EOS. The standard
-error of a share of {n} is at most {error:.3f}. Decoder: `python -m dllm_reference_model.evaluate`, equal blocks from left
-to right; every position at or above the threshold commits, and always the surest.
+error of a share of {n} is at most {error:.3f}. Decoder: `python -m dllm_reference_model.evaluate`, equal blocks from
+left to right; every position at or above the threshold commits, and always the surest.
 
 {accuracy}
 ## On the way
