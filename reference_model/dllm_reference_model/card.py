@@ -37,7 +37,7 @@ five tasks whose answers are checked line by line. It knows these tasks and noth
   filled with EOS to the full generation length; Muon and AdamW; short warm-up, linear decay over the last {decay:.0%}.
 * **Runs**, on CPU cores ({processes} processes of one thread; on a busy machine the minutes say little):
 
-{runs}
+{runs}{note}
 * **SHA-256** of `model.safetensors`: `{digest}`
 
 ## Accuracy
@@ -60,8 +60,8 @@ about natural language. Prompts other than those of the tasks give nonsense.
 """
 
 
-def card(runs: list[Path], *, n: int, name: str) -> str:
-    """The card of the model that the last of `runs` made, each started from the one before."""
+def card(runs: list[Path], *, n: int, name: str, note: str = "") -> str:
+    """The card of the model of the last of `runs`, each started from the one before; `note` stands below them."""
     model = checkpoint.load(runs[-1] / MODEL, dtype=None).float()
     states = [_state(run) for run in runs]
     recipe = states[-1]["recipe"]
@@ -77,6 +77,7 @@ def card(runs: list[Path], *, n: int, name: str) -> str:
         decay=recipe["decay"],
         processes=recipe["processes"],
         runs="".join(_run(state, first=index == 0) for index, state in enumerate(states)),
+        note=f"  {note}\n" if note else "",
         digest=hashlib.sha256((runs[-1] / MODEL / checkpoint.WEIGHTS).read_bytes()).hexdigest(),
         n=n,
         error=0.5 / n**0.5,
@@ -122,9 +123,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m dllm_reference_model.card", description=__doc__)
     parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="output folders of training, in their order")
     parser.add_argument("-n", type=int, default=500, help="test prompts per task (default: %(default)s)")
+    parser.add_argument("--note", default="", help="what else happened, in a sentence")
     parser.add_argument("--name", default="tiny", help="title of the card (default: %(default)s)")
     args = parser.parse_args()
-    (args.runs[-1] / MODEL / "README.md").write_text(card(args.runs, n=args.n, name=args.name), encoding="utf-8")
+    text = card(args.runs, n=args.n, name=args.name, note=args.note)
+    (args.runs[-1] / MODEL / "README.md").write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """Training: the masks are exact, a killed run ends as an uninterrupted one, two processes agree with one."""
 
 import dataclasses
+import hashlib
 import json
 import subprocess
 import sys
@@ -10,7 +11,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from dllm_reference_model import checkpoint
+from dllm_reference_model import checkpoint, tasks
+from dllm_reference_model.card import card
 from dllm_reference_model.data import Mix, Sample, batches, masked
 from dllm_reference_model.evaluate import decode, text_of
 from dllm_reference_model.load import WEIGHTS
@@ -18,7 +20,7 @@ from dllm_reference_model.model import Transformer
 from dllm_reference_model.muon import Muon, orthogonal
 from dllm_reference_model.peers import Peers
 from dllm_reference_model.tokenizer import Tokenizer
-from dllm_reference_model.train import DRY, MODEL, STATE, Trainer, new_model, objective, train
+from dllm_reference_model.train import DRY, MODEL, STATE, Trainer, main, new_model, objective, train
 
 TOKENIZER = Tokenizer.load(WEIGHTS / "tokenizer.json")
 MIX = Mix({"expr": 1.0, "story": 1.0})
@@ -107,6 +109,31 @@ def test_a_state_of_another_recipe_is_refused(tmp_path: Path) -> None:
     (tmp_path / STATE).write_bytes((tmp_path / STATE).read_bytes()[:-9])
     with pytest.raises(checkpoint.CheckpointError, match="torn or not a safetensors file"):
         train(DRY, tmp_path)
+
+
+def test_a_run_may_start_from_a_checkpoint_and_the_card_tells(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    train(DRY, tmp_path / "one", prompts=1)
+    onward = dataclasses.replace(DRY, start=str(tmp_path / "one" / MODEL), seed=1)
+    started = Trainer(onward, Peers()).model.state_dict()
+    assert all(
+        torch.equal(v, started[n]) for n, v in checkpoint.load(onward.start, dtype=torch.float32).state_dict().items()
+    )
+    train(onward, tmp_path / "two", prompts=1)
+    with pytest.raises(checkpoint.CheckpointError, match="holds Config"):
+        Trainer(dataclasses.replace(onward, width=64), Peers())
+    monkeypatch.setattr("dllm_reference_model.card.NAMES", ["expr", "sort"])
+    monkeypatch.setattr("dllm_reference_model.card.tasks.ALL", (tasks.expr, tasks.sort))
+    text = card([tmp_path / "one", tmp_path / "two"], n=2, name="dry", note="Nothing else.")
+    assert text.count("--steps 12") == 2 and text.count("--start") == 1 and "  Nothing else." in text
+    assert hashlib.sha256((tmp_path / "two" / MODEL / "model.safetensors").read_bytes()).hexdigest() in text
+
+
+@pytest.mark.parametrize("mix", ["expr", "expr=x", "chess=1", "expr=-1", "expr=nan"])
+def test_a_bad_mix_is_named(mix: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(sys, "argv", ["train", "--output", "unused", "--mix", mix])
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    assert stopped.value.code == 2 and "expected TASK=SHARE with a task of" in capsys.readouterr().err
 
 
 def test_parts_of_a_batch_give_the_whole_gradient() -> None:
