@@ -193,7 +193,9 @@ def compare(
 def _compare(schedulers: tuple[str, ...], tasks: tuple[str, ...], **options: Any) -> Comparison:
     from dllm_bench.comparison import DEFAULT_SCHEDULERS
     from dllm_bench.comparison import compare as run
+    from dllm_bench.environment import keep_freed_memory
 
+    keep_freed_memory()  # the process is ours here; a caller of the function decides for theirs
     return run(schedulers=schedulers or DEFAULT_SCHEDULERS, tasks=tasks or None, **options)
 
 
