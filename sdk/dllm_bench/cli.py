@@ -14,6 +14,7 @@ import traceback
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, NoReturn, TypeVar
 
 import click
@@ -244,10 +245,17 @@ def check(ctx: click.Context, spec: str, examples: int, seed: int) -> None:
 
     SPEC is NAME, MODULE:CLASS, FILE.py:CLASS or @FILE.toml, then :field=value,...
     """
+    from hypothesis.configuration import set_hypothesis_home_dir
+
     from dllm_bench.conformance import check as run
     from dllm_bench.conformance import meaning
 
-    report = run(spec, examples=examples, seed=seed)
+    with TemporaryDirectory() as folder:
+        set_hypothesis_home_dir(folder)  # or it would leave .hypothesis/ where the command is run
+        try:
+            report = run(spec, examples=examples, seed=seed)
+        finally:
+            set_hypothesis_home_dir(None)
     width = max(map(len, report.passed), default=0)
     click.echo(f"{report.scheduler}\n")
     for name in report.passed:
