@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 from click.testing import CliRunner
@@ -25,9 +26,10 @@ def blocks(text: str, language: str) -> list[tuple[int, str]]:
 
 def run_page(page: Path) -> None:
     """Run a page's python blocks one after another in one namespace; an error shows the page's own line."""
-    namespace: dict[str, object] = {"__name__": "page"}
+    module = ModuleType("page")
+    sys.modules["page"] = module  # dataclasses look their module up
     for line, code in blocks(page.read_text(encoding="utf-8"), "python"):
-        exec(compile("\n" * (line - 1) + code, str(page), "exec"), namespace)
+        exec(compile("\n" * (line - 1) + code, str(page), "exec"), vars(module))
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

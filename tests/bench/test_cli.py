@@ -5,8 +5,10 @@ from __future__ import annotations
 import io
 import json
 import os
+import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -152,6 +154,15 @@ def test_traceback_may_stand_before_the_command() -> None:
     assert result.stderr.splitlines()[-1].startswith("Error: there is no scheduler 'adablok'")
 
 
+@pytest.fixture
+def heard() -> Iterator[None]:
+    """Ctrl-C as a terminal sends it: a process started in the background would ignore it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("heard")
 def test_an_interrupt_keeps_what_was_measured() -> None:
     arguments = ["compare", "--model", f"{TOYS}:load_and_interrupt", "--task", f"{TOYS}:task", "--limit", "9"]
     result = run(*arguments, "--batch-size", "2", "--output", "out")
