@@ -120,6 +120,7 @@ def _curve(states: list[dict[str, Any]]) -> str:
 
 
 def main() -> None:
+    """Write the card of a run."""
     parser = argparse.ArgumentParser(prog="python -m dllm_reference_model.card", description=__doc__)
     parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="output folders of training, in their order")
     parser.add_argument("-n", type=int, default=500, help="test prompts per task (default: %(default)s)")

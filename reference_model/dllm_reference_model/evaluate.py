@@ -81,6 +81,7 @@ def accuracy(
 
 
 def main() -> None:
+    """Print the accuracy of a checkpoint."""
     from dllm_reference_model.load import tiny
 
     parser = argparse.ArgumentParser(prog="python -m dllm_reference_model.evaluate", description=__doc__)

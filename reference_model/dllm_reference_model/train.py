@@ -295,6 +295,7 @@ def _say(line: str) -> None:
 
 
 def main() -> None:
+    """Train, or go on where a killed run stopped."""
     parser = argparse.ArgumentParser(prog="python -m dllm_reference_model.train", description=__doc__)
     parser.add_argument("--output", type=Path, required=True, help="folder of the state and the finished checkpoint")
     parser.add_argument("--steps", type=int, default=Recipe.steps, help="optimiser steps (default: %(default)s)")
