@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from tests.check_goldens import recorded
 from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import Tensor
 
@@ -60,21 +61,6 @@ def dream(tmp_path: Path) -> Path:
 
 
 # Recorded logits
-
-
-def recorded(model: Transformer, item: dict[str, Any], given: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-    """Our logits and the recorded ones of an item in the manifest, where they are to be compared."""
-    tensors = {key.partition(".")[2]: value for key, value in given.items() if key.split(".")[0] == item["name"]}
-    wanted, every = tensors["logits"], torch.arange(item["length"])[None]
-    if item["type"] in ("prefix_cache", "dual_cache"):
-        window = every[:, item["window_start"] : item.get("window_end", item["length"])]
-        store = model.new_store(1, item["length"])
-        model(tensors["cache_ids"], every, store)
-        return model.head(model(tensors["window_ids"], window, store)), wanted
-    ids = tensors["input_ids"]
-    seen = tensors.get("attention_mask", torch.ones_like(ids)).bool()
-    found = model.head(model(ids, every.expand_as(ids), None, seen[:, None] if "attention_mask" in tensors else None))
-    return found[seen], wanted[seen]
 
 
 @pytest.mark.parametrize(
