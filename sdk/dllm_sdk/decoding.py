@@ -164,8 +164,8 @@ class _Loop:
         """What the next step predicts and computes. A revising scheduler also sees its block's committed positions."""
         block = rows.block if self.scheduler.revises else rows.block & rows.masked
         ahead = first(rows.masked, rows.horizon)  # nothing where the horizon is 0
-        window = block | ahead if self.scheduler.replan == "step" else torch.where(rows.opening[:, None], ahead, block)
-        window = torch.where((rows.opening & (rows.horizon == 0))[:, None], block, window)
+        looking = (rows.opening & (rows.horizon > 0))[:, None]
+        window = block | ahead if self.scheduler.replan == "step" else torch.where(looking, ahead, block)
         current = rows.block | window
         columns = torch.arange(rows.tokens.shape[1], device=rows.tokens.device)
         visible = columns < rows.length[:, None]

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from dllm_sdk import Decision, Scheduler, View
+from dllm_sdk.contract import merge_state
 from dllm_sdk.rules import first
 
 
@@ -49,10 +50,4 @@ class FirstAlone(Scheduler[Any]):
         decision, moved = self.inner.select(view, state)
         alone = (view.step == 0)[:, None]
         commit = torch.where(alone, first(view.open, 1), decision.commit)
-        return decision._replace(commit=commit), _where(view.step == 0, state, moved)
-
-
-def _where(rows: Tensor, left: Any, right: Any) -> Any:
-    if isinstance(left, tuple):
-        return tuple(_where(rows, a, b) for a, b in zip(left, right, strict=True))
-    return torch.where(rows.view(-1, *[1] * (left.dim() - 1)), left, right)
+        return decision._replace(commit=commit), merge_state(self, "state", state, moved, view.step > 0)
