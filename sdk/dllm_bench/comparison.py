@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from dllm_bench.environment import describe, family, fingerprint, peak_rss
+from dllm_bench.environment import family, fingerprint, peak_rss
 from dllm_bench.inputs import check_whole, encode, load_any_model, load_schedulers
 from dllm_bench.journal import Journal
 from dllm_bench.measure import WARM_UP_STEPS, Batch, Contender, Report, Run, cut
@@ -21,6 +21,7 @@ from dllm_bench.recording import record
 from dllm_bench.results import Comparison, Entrant
 from dllm_sdk import Cache, ConfigError, Model, Sampler, Scheduler, load_cache
 from dllm_sdk.model import bind
+from dllm_sdk.registry import describe
 
 DEFAULT_SCHEDULERS = ("fixed-block", "confidence-adaptive", "adablock")
 

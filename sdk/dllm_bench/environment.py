@@ -5,7 +5,6 @@ from __future__ import annotations
 import ctypes
 import dataclasses
 import hashlib
-import math
 import os
 import platform
 import sys
@@ -63,25 +62,6 @@ def family(scheduler: Scheduler[Any]) -> str:
     values: list[Any] = list(vars(scheduler).values()) if dataclasses.is_dataclass(scheduler) else []
     parts = [family(value) for value in values if isinstance(value, Scheduler)]
     return type(scheduler).__qualname__ + (f"({', '.join(parts)})" if parts else "")
-
-
-def describe(scheduler: Scheduler[Any]) -> dict[str, Any]:
-    """A scheduler's fields as JSON can hold them; parts of a combined one become objects with their class."""
-    if not dataclasses.is_dataclass(scheduler):
-        return {}
-    return {item.name: _plain(getattr(scheduler, item.name)) for item in dataclasses.fields(scheduler) if item.init}
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Scheduler):
-        return {"class": f"{type(value).__module__}:{type(value).__qualname__}", **describe(value)}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if value is None or isinstance(value, bool | int | str) or (isinstance(value, float) and math.isfinite(value)):
-        return value
-    return repr(value)  # JSON has no infinity and no functions
 
 
 def peak_rss() -> int | None:

@@ -15,9 +15,10 @@ from dllm_sdk.caching import Cache, NoCache
 from dllm_sdk.canvas import OpenMask, Prompts, build_canvas
 from dllm_sdk.decoding import Options, Step, run
 from dllm_sdk.model import Model
+from dllm_sdk.registry import describe
 from dllm_sdk.sampling import Sampler
 from dllm_sdk.scheduler import Scheduler
-from dllm_sdk.trace import Recorder, Trace, fields_of
+from dllm_sdk.trace import Recorder, Trace
 
 
 @dataclass
@@ -85,7 +86,7 @@ def _about(model: Model, scheduler: Scheduler[Any], options: Options) -> dict[st
     """What a trace says of its run."""
     return {
         "scheduler": repr(scheduler),
-        "fields": fields_of(scheduler),
+        "fields": describe(scheduler),
         "cache": repr(options.cache),
         "sampler": repr(options.sampler),
         "guidance": options.guidance,

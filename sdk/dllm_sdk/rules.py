@@ -45,6 +45,11 @@ def at_least_one(mask: Tensor, score: Tensor, commit: Tensor) -> Tensor:
     return commit | top_k(mask, score, 1)
 
 
+def above_or_best(mask: Tensor, score: Tensor, threshold: float | Tensor) -> Tensor:
+    """The positions of the mask that score at least `threshold`, a number or [B], and always the best one."""
+    return at_least_one(mask, score, above(mask, score, threshold))
+
+
 def aligned(mask: Tensor, size: int) -> Tensor:
     """The positions of the mask in the block that holds its first one; blocks lie on multiples of `size` positions."""
     number = torch.arange(mask.shape[1], device=mask.device) // size

@@ -273,15 +273,6 @@ class _Entry(NamedTuple):
     fed: int  # so far
 
 
-def fields_of(scheduler: object) -> dict[str, Any]:
-    """A dataclass's fields as JSON holds them, parts of a combined one as objects; {} for any other class."""
-    if not dataclasses.is_dataclass(scheduler) or isinstance(scheduler, type):
-        return {}
-    text = json.dumps(dataclasses.asdict(scheduler), default=repr)
-    fields: dict[str, Any] = json.loads(text, parse_constant=str)  # JSON has no infinity
-    return fields
-
-
 def _end(entry: _Entry) -> int:
     flags = entry.whole[3]
     left = bool((((flags & OPEN) > 0) & ((flags & COMMIT) == 0)).any() or ((flags & REMASK) > 0).any())

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from dllm_sdk import Decision, Scheduler, TokenIds, View, check_number
-from dllm_sdk.rules import above, at_least_one, first, one_of, top_k
+from dllm_sdk.rules import above, above_or_best, first, one_of, top_k
 
 
 @dataclass(frozen=True)
@@ -49,8 +49,7 @@ class AdaBlock(Scheduler):
 
     def select(self, view: View, state: tuple[()]) -> tuple[Decision, tuple[()]]:
         """Everything the model is sure of, and always the best position."""
-        sure = above(view.open, view.confidence, self.threshold)
-        return Decision(commit=at_least_one(view.open, view.confidence, sure)), state
+        return Decision(commit=above_or_best(view.open, view.confidence, self.threshold)), state
 
     def _window(self, gen_length: int) -> int:
         return int(gen_length * self.window) if isinstance(self.window, float) else self.window

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from dllm_sdk import ConfigError, Decision, Scheduler, View, check_number
-from dllm_sdk.rules import above, at_least_one, first
+from dllm_sdk.rules import above_or_best, first
 
 Mean: TypeAlias = tuple[Tensor, Tensor]  # float64 [B], int64 [B]
 
@@ -45,6 +45,6 @@ class BACD(Scheduler[Mean]):
         """Everything above the bounded mean, and always the best position."""
         total, count = state
         mean = torch.where(count > 0, total / count.clamp(min=1), self.high).clamp(self.low, self.high)
-        commit = at_least_one(view.open, view.confidence, above(view.open, view.confidence, mean))
+        commit = above_or_best(view.open, view.confidence, mean)
         added = view.confidence.double().masked_fill(~commit, 0).sum(1)
         return Decision(commit=commit), (total + added, count + commit.sum(1))

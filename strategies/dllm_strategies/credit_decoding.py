@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from dllm_sdk import Decision, Scheduler, View, check_number
-from dllm_sdk.rules import above, at_least_one, first
+from dllm_sdk.rules import above_or_best, first
 
 Credit: TypeAlias = tuple[Tensor, Tensor]  # int64 [B, L, kept], float32 [B, L, kept]
 
@@ -58,8 +58,7 @@ class CreditDecoding(Scheduler[Credit]):
         draft = view.to_window(view.draft)[..., None]
         draft = torch.where(draft == leader, scored.argmax(-1, keepdim=True), draft)
         confidence = view.to_canvas((scored.gather(-1, draft)[..., 0] - scored.logsumexp(-1)).exp())
-        sure = above(view.open, confidence, self.threshold)
-        commit = at_least_one(view.open, confidence, sure)
+        commit = above_or_best(view.open, confidence, self.threshold)
         decision = Decision(commit=commit, tokens=view.to_canvas(draft[..., 0]))
         return decision, (view.to_canvas(ids), view.to_canvas(credit))
 

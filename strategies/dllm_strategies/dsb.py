@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from dllm_sdk import ConfigError, Decision, Scheduler, View, check_number
-from dllm_sdk.rules import above, at_least_one, first
+from dllm_sdk.rules import above_or_best, first
 
 
 @dataclass(frozen=True)
@@ -48,5 +48,4 @@ class DSB(Scheduler):
 
     def select(self, view: View, state: tuple[()]) -> tuple[Decision, tuple[()]]:
         """Everything the model is sure of, and always the best position."""
-        sure = above(view.open, view.confidence, self.threshold)
-        return Decision(commit=at_least_one(view.open, view.confidence, sure)), state
+        return Decision(commit=above_or_best(view.open, view.confidence, self.threshold)), state

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from dllm_sdk import Decision, Scheduler, View, check_number
-from dllm_sdk.rules import above, at_least_one, first
+from dllm_sdk.rules import above_or_best, first
 
 Size: TypeAlias = tuple[Tensor]  # int64 [B]
 
@@ -44,5 +44,4 @@ class StreamingDLLM(Scheduler[Size]):
         left = view.open.sum(1)
         size = torch.where(view.step == 0, left, state[0])  # seen here, since another scheduler may have planned
         threshold = self.threshold * (1 - self.relax * (1 - left / size))
-        sure = above(view.open, view.confidence, threshold)
-        return Decision(commit=at_least_one(view.open, view.confidence, sure)), (size,)
+        return Decision(commit=above_or_best(view.open, view.confidence, threshold)), (size,)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from dllm_sdk import ConfigError, Decision, Scheduler, View, check_number
-from dllm_sdk.rules import above, at_least_one, entropy, first, top_k
+from dllm_sdk.rules import above, above_or_best, entropy, first, top_k
 
 
 @dataclass(frozen=True)
@@ -51,5 +51,4 @@ class Swordsman(Scheduler):
 
     def select(self, view: View, state: tuple[()]) -> tuple[Decision, tuple[()]]:
         """Everything the model is sure of, and always the best position."""
-        sure = above(view.open, view.confidence, self.threshold)
-        return Decision(commit=at_least_one(view.open, view.confidence, sure)), state
+        return Decision(commit=above_or_best(view.open, view.confidence, self.threshold)), state

@@ -13,12 +13,13 @@ import torch
 
 import dllm_bench
 from dllm_bench import Comparison, Entrant, Outcome, compare
-from dllm_bench.environment import describe, digest
+from dllm_bench.environment import digest
 from dllm_bench.measure import Progress, cut
 from dllm_bench.metrics import agreement, difference, summarise
 from dllm_bench.questions import Questions, Verdict
 from dllm_reference_model.model import Config, Transformer
 from dllm_sdk import ConfigError, combine, load_scheduler
+from dllm_sdk.registry import describe
 from tests.bench.toys import CountTask, Letters, Pairs, counting, task
 
 ROW = {"scheduler", "n", "accuracy", "accuracy_low", "accuracy_high", "answer_accuracy", "nfe", "tpf", "fields"}
