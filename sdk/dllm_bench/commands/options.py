@@ -1,0 +1,127 @@
+"""What several commands share: their options, and how a result becomes text. Imports no torch."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+import click
+
+from dllm_sdk.errors import ConfigError
+from dllm_sdk.registry import CACHES, Kind, available
+
+INTERRUPTED = 130  # exit code
+TRACEBACK = "dllm_bench.traceback"  # in a context's meta: whether to show one
+
+F = TypeVar("F", bound=Callable[..., Any])
+Complete = Callable[[click.Context, click.Parameter, str], list[str]]
+
+
+def _show_traceback(ctx: click.Context, _: click.Parameter, value: bool) -> None:
+    if value:
+        ctx.meta[TRACEBACK] = True  # shared by the group and its commands
+
+
+def traceback_option(command: F) -> F:
+    """--traceback, before or after the name of the command."""
+    option: Callable[[F], F] = click.option(
+        "--traceback",
+        is_flag=True,
+        expose_value=False,
+        callback=_show_traceback,
+        help="Show the whole traceback of an error.",
+    )
+    return option(command)
+
+
+def names(kind: Kind) -> Complete:
+    """What the shell may complete: names from metadata."""
+    return _starting(lambda: available(kind))
+
+
+def _starting(found: Callable[[], Iterable[str]]) -> Complete:
+    return lambda ctx, param, typed: [name for name in found() if name.startswith(typed)]
+
+
+def model_option(command: F) -> F:
+    """--model"""
+    option: Callable[[F], F] = click.option(
+        "--model",
+        default="tiny",
+        show_default=True,
+        metavar="MODEL",
+        shell_complete=names("model"),
+        help="NAME, NAME:PATH, MODULE:FUNCTION or FILE.py:FUNCTION.",
+    )
+    return option(command)
+
+
+def schedulers_option(help: str) -> Callable[[F], F]:
+    """--scheduler, which may be repeated, as `schedulers`."""
+    option: Callable[[F], F] = click.option(
+        "--scheduler", "schedulers", metavar="SPEC", multiple=True, shell_complete=names("scheduler"), help=help
+    )
+    return option
+
+
+def cache_option(help: str, *names: str, **extra: Any) -> Callable[[F], F]:
+    """--cache; `names` and `extra` as click has them."""
+    option: Callable[[F], F] = click.option(
+        "--cache",
+        *names,
+        metavar="CACHE",
+        shell_complete=_starting(lambda: CACHES),
+        help=f"none, prefix, dual or block, then :refresh_every=n,suffix=false if any{help}.",
+        **extra,
+    )
+    return option
+
+
+def running_options(command: F) -> F:
+    """How a model is run: --seed, --temperature, --device, --dtype."""
+    for option in reversed(
+        (
+            click.option("--seed", default=0, show_default=True, help="Of the prompts and of sampling."),
+            click.option("--temperature", default=0.0, show_default=True, help="0 takes the likeliest token."),
+            click.option("--device", default="cpu", show_default=True, help="As torch names it: cpu, cuda, cuda:1."),
+            click.option("--dtype", help="float32, bfloat16, ...  [default: the model's own]"),
+        )
+    ):
+        command = option(command)
+    return command
+
+
+class Shown(Protocol):
+    """A result that can say itself in every format."""
+
+    def to(self, format: Any, **style: Any) -> str:
+        """As a table, json, jsonl, csv or md."""
+        ...
+
+
+def as_text(found: Shown, format: str) -> str:
+    """A result as text for stdout: tables with rules and styles that the terminal can show."""
+    if format != "table":
+        return found.to(format)
+    encoding = getattr(sys.stdout, "encoding", None) or "ascii"
+    rule = "─" if encoding.lower().startswith("utf") else "-"
+    return found.to(
+        "table",
+        heading=lambda text: click.style(text, bold=True),  # echo strips styles where there is no terminal
+        note=lambda text: click.style(text, dim=True),
+        rule=rule,
+    )
+
+
+def try_to_write(path: Path) -> None:
+    """Before the run, so that its result is not lost."""
+    part = Path(f"{path}.part")
+    if path.is_dir():
+        raise ConfigError(f"--output {path} is a folder: give a file")
+    try:
+        part.touch()
+        part.unlink()
+    except OSError as error:
+        raise ConfigError(f"--output {path} cannot be written: {error.strerror}") from None
