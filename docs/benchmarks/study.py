@@ -10,19 +10,19 @@ configurations can be compared in pairs. Lines of another model are refused.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import click
 import numpy as np
-import torch
-from torch import Tensor
 
 from dllm_bench import compare
+from dllm_bench.ahead import confidences
 from dllm_bench.environment import fingerprint, keep_freed_memory
-from dllm_sdk import decode, load_model, load_task
+from dllm_bench.pages.trace import Moment, Shown, moments
+from dllm_sdk import generate, load_model, load_task
 from dllm_strategies.threshold import Threshold
 
 HERE = Path(__file__).parent
@@ -146,81 +146,47 @@ def _compact(outcomes: Sequence[Any]) -> dict[str, Any]:
 
 _PROGRESS = (0.0, 0.25, 0.5, 0.75)
 _AHEAD = 32  # positions behind the first mask that the band is shown for
-_THRESHOLD = 0.9
 
 
-@torch.inference_mode()
 def watched(model: Any, block: int, limit: int) -> dict[str, Any]:
     """Threshold decoding in fixed blocks, with the whole canvas looked at before every step.
 
     A token is late if, before the step that committed it, it was at or above the threshold and its block was not yet
-    open; premature if it was committed below the threshold, as the surest of its block. Shares of generated tokens.
+    open; premature if it was committed below the threshold, as the surest of its block: what `dllm-bench trace` marks.
+    Shares of generated tokens.
     """
-    late, early, total = 0, 0, 0
-    band: dict[str, list[list[float]]] = {f"{share:g}": [[] for _ in range(_AHEAD)] for share in _PROGRESS}
+    late, premature, total = 0, 0, 0
+    band: dict[float, list[list[float]]] = {share: [[] for _ in range(_AHEAD)] for share in _PROGRESS}
     for name in TASKS:
         task = load_task(name)
-        prompts = [model.tokenizer.encode(text) for text in task.prompts("test", limit // len(TASKS), 0)]
-        for at in range(0, len(prompts), 20):
-            part = prompts[at : at + 20]
-            for row in _watch(model, part, task.gen_length, Threshold(block, _THRESHOLD)):
-                end = row.generated
-                late += int((row.sure_at[:end] < row.committed_at[:end]).sum())
-                early += int((row.confidence[:end] < _THRESHOLD).sum())
-                total += end
-                for share, points in row.band.items():
-                    for ahead, value in enumerate(points[:_AHEAD]):
-                        band[share][ahead].append(value)
+        prompts = task.prompts("test", limit // len(TASKS), 0)
+        run = generate(model, prompts, Threshold(block, 0.9), gen_length=task.gen_length, trace=True)
+        for trace, tokens in zip(run.trace or [], run.tokens, strict=True):
+            seen = list(moments(Shown("", trace, confidences(model, list(trace.replay())[:-1]))))
+            start, end = len(tokens) - task.gen_length, len(tokens)
+            ends = [at + 1 for at, token in enumerate(tokens.tolist()) if at >= start and token in model.eos_ids]
+            generated = set(range(start, min([*ends, end])))
+            late += len(generated & {at for moment in seen for at in moment.late})
+            premature += len(generated & {at for moment in seen for at in moment.premature})
+            total += len(generated)
+            for share in _PROGRESS:
+                _add(band[share], next((one for one in seen if one.masked[start:].float().mean() <= 1 - share), None))
     quantiles = {
-        share: [[round(float(q), 4) for q in np.quantile(values, (0.1, 0.5, 0.9))] for values in columns if values]
+        f"{share:g}": [
+            [round(float(q), 4) for q in np.quantile(values, (0.1, 0.5, 0.9))] for values in columns if values
+        ]
         for share, columns in band.items()
     }
-    return {"late": late / total, "premature": early / total, "tokens": total, "band": quantiles}
+    return {"late": late / total, "premature": premature / total, "tokens": total, "band": quantiles}
 
 
-@dataclass
-class _Row:
-    """What was seen of one row; positions count from the first generated one."""
-
-    sure_at: np.ndarray  # first step at which the position was sure while its block was not yet open
-    committed_at: np.ndarray  # step of the commit
-    confidence: np.ndarray  # at the commit
-    band: dict[str, list[float]]  # by progress: confidence from the first mask on
-    generated: int = 0
-
-
-def _watch(model: Any, prompts: Sequence[list[int]], gen_length: int, scheduler: Threshold) -> Iterator[_Row]:
-    never = np.iinfo(np.int64).max
-    rows = [_Row(np.full(gen_length, never), np.full(gen_length, never - 1), np.ones(gen_length), {}) for _ in prompts]
-    starts = [len(prompt) for prompt in prompts]
-    for number, step in enumerate(decode(model, list(prompts), scheduler, gen_length=gen_length)):
-        confidence = _confidence(model, step.view.tokens, torch.tensor([starts[i] + gen_length for i in step.rows]))
-        for index, which in enumerate(step.rows.tolist()):
-            row, here = rows[which], slice(starts[which], starts[which] + gen_length)
-            sure = confidence[index, here].numpy()
-            masked = (step.view.tokens[index, here] == model.mask_id).numpy()
-            waits = masked & ~step.view.open[index, here].numpy() & (sure >= _THRESHOLD)
-            row.sure_at = np.where(waits & (row.sure_at == never), number, row.sure_at)
-            commits = step.decision.commit[index, here].numpy()
-            row.committed_at = np.where(commits, number, row.committed_at)
-            row.confidence = np.where(commits, sure, row.confidence)
-            for share in _PROGRESS:
-                if f"{share:g}" not in row.band and (~masked).mean() >= share:
-                    row.band[f"{share:g}"] = sure[int(masked.argmax()) :].tolist()
-            if step.done[index]:
-                tokens = step.tokens[index, here].tolist()
-                ends = [tokens.index(eos) + 1 for eos in model.eos_ids if eos in tokens]
-                row.generated = min([*ends, gen_length])
-    yield from rows
-
-
-def _confidence(model: Any, tokens: Tensor, lengths: Tensor) -> Tensor:
-    """The probability of every position's likeliest token, float32 [B, L]."""
-    columns = torch.arange(tokens.shape[1])
-    visible = (columns < lengths[:, None])[:, None]
-    logits = model.head(model(tokens, columns.expand_as(tokens), None, visible)).float()
-    logits[..., model.mask_id] = -torch.inf
-    return logits.softmax(-1).amax(-1)
+def _add(columns: list[list[float]], moment: Moment | None) -> None:
+    """The confidences behind the first mask, where they are known."""
+    if moment is not None:
+        first = int(moment.masked.int().argmax())
+        for column, value in zip(columns, moment.seen[first:].tolist(), strict=False):
+            if not np.isnan(value):
+                column.append(value)
 
 
 # The page.
