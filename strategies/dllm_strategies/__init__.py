@@ -9,8 +9,9 @@ from dllm_strategies.dcd import DCD
 from dllm_strategies.dilated import Dilated
 from dllm_strategies.dinfer_hierarchical import DInferHierarchical
 from dllm_strategies.dinfer_threshold import DInferThreshold
-from dllm_strategies.dream import Dream, DreamThreshold
+from dllm_strategies.dream import Dream
 from dllm_strategies.dream_origin import DreamOrigin
+from dllm_strategies.dream_threshold import DreamThreshold
 from dllm_strategies.dsb import DSB
 from dllm_strategies.early_eos import EarlyEOS
 from dllm_strategies.eb_sampler import EBSampler

@@ -1,4 +1,4 @@
-"""Dream's own decoding: a schedule of quotas over time, and its threshold rule. Dream 7B, arXiv:2508.15487."""
+"""Dream's own decoding: a schedule of quotas over time. Dream 7B, arXiv:2508.15487."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from dllm_sdk import ConfigError, Decision, Scheduler, View, check_number
-from dllm_sdk.rules import above, entropy, first, margin, top_k
+from dllm_sdk.rules import entropy, first, margin, top_k
 
 Counter: TypeAlias = tuple[Tensor]  # int64 [B]
 
@@ -63,36 +63,3 @@ class Dream(Scheduler[Counter]):
         if self.rule == "maskgit_plus":
             return view.confidence
         return margin(view) if self.rule == "topk_margin" else -entropy(view)
-
-
-@dataclass(frozen=True)
-class DreamThreshold(Scheduler[Counter]):
-    """Dream's `confidence_threshold` without blocks: a step's share of gen_length / steps candidates, the best first.
-
-    The best candidate commits, the others only at or above `threshold`; those left over are candidates again in the
-    next step, and after `steps` steps the only ones.
-    """
-
-    steps: int = 512
-    threshold: float = 0.9
-
-    def __post_init__(self) -> None:
-        """Check the fields."""
-        check_number(self, "steps", 1, whole=True)
-        check_number(self, "threshold", 0)
-
-    def init(self, tokens: Tensor, open: Tensor) -> Counter:
-        """Candidates left over."""
-        return (torch.zeros_like(tokens[:, 0]),)
-
-    def plan(self, view: View, state: Counter) -> tuple[Tensor, Counter]:
-        """The whole canvas."""
-        return view.open, state
-
-    def select(self, view: View, state: Counter) -> tuple[Decision, Counter]:
-        """The best candidate, and those that are sure."""
-        share = torch.where(view.step < self.steps, view.gen_length // self.steps, 0)
-        candidates = (share + state[0]).clamp(min=1)
-        chosen = top_k(view.open, view.confidence, candidates)
-        commit = above(chosen, view.confidence, self.threshold) | top_k(view.open, view.confidence, 1)
-        return Decision(commit=commit), ((candidates - commit.sum(1)).clamp(min=0),)

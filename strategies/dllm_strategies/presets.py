@@ -27,8 +27,9 @@ from dllm_strategies.block_refinement import BlockRefinement
 from dllm_strategies.credit_decoding import CreditDecoding
 from dllm_strategies.dinfer_hierarchical import DInferHierarchical
 from dllm_strategies.dinfer_threshold import DInferThreshold
-from dllm_strategies.dream import Dream, DreamThreshold
+from dllm_strategies.dream import Dream
 from dllm_strategies.dream_origin import DreamOrigin
+from dllm_strategies.dream_threshold import DreamThreshold
 from dllm_strategies.factor import Factor
 from dllm_strategies.first_alone import FirstAlone
 from dllm_strategies.fixed_block import FixedBlock
