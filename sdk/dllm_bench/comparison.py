@@ -20,6 +20,7 @@ from dllm_bench.questions import Questions, collect
 from dllm_bench.recording import record
 from dllm_bench.results import Comparison, Entrant
 from dllm_sdk import Cache, ConfigError, Model, Sampler, Scheduler, load_cache
+from dllm_sdk.execution import Backend, check_backend
 from dllm_sdk.model import bind
 from dllm_sdk.registry import describe
 
@@ -39,6 +40,7 @@ def compare(
     temperature: float = 0.0,
     device: str = "cpu",
     dtype: str | None = None,
+    backend: Backend = "eager",
     output: str | Path | None = None,
     progress: Report | None = None,
 ) -> Comparison:
@@ -49,7 +51,7 @@ def compare(
     `model` is NAME, NAME:PATH, MODULE:FUNCTION or a model; `schedulers` are SPECs or objects, the first one is what the
     others are measured against; `tasks` are names, FILE.jsonl or objects (None: all that are registered). `limit` is
     the number of prompts in all tasks together, `seed` that of the prompts and of sampling, `gen_length` the positions
-    to generate per prompt (None: the task's own), `output` a folder for results.jsonl, written as the run goes, and
+    to generate per prompt (None: the task's own), `backend` how a step is run, `output` a folder for results.jsonl, written as the run goes, and
     report.html, which needs the first prompts once more, step by step.
 
     Everything is checked before anything runs: ConfigError and RegistryError say what was wrong. SchedulerError and
@@ -59,14 +61,15 @@ def compare(
         if value is not None or name != "gen_length":
             check_whole(name, value, 1)
     check_whole("seed", seed, 0)
+    check_backend(backend)
     sampler = Sampler(temperature=temperature)
     named = load_schedulers(schedulers)
     contenders = _with_caches(named, caches)
     questions = collect(tasks, limit=limit, seed=seed, gen_length=gen_length)
     loaded = load_any_model(model, device, dtype)
-    run = Run(loaded, contenders, _batches(loaded, questions, batch_size), sampler, seed)
+    run = Run(loaded, contenders, _batches(loaded, questions, batch_size), sampler, seed, backend)
     entrants = _entrants(contenders, loaded)
-    settings = {"seed": seed, "batch_size": batch_size, "temperature": temperature, "limit": limit}
+    settings = {"seed": seed, "batch_size": batch_size, "temperature": temperature, "limit": limit, "backend": backend}
     lengths = {one.name: one.gen_length for one in questions}
     notes = [note for asked in questions for note in asked.notes]
     page = free_path(output)

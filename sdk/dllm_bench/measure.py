@@ -19,6 +19,7 @@ from dllm_bench.metrics import agreement
 from dllm_bench.questions import Questions
 from dllm_bench.results import Outcome
 from dllm_sdk import Cache, Generation, Model, Sampler, Scheduler, Step, decode, generate
+from dllm_sdk.execution import Backend
 
 WARM_UP_STEPS = 8
 
@@ -108,6 +109,7 @@ class Run:
     batches: Sequence[Batch]
     sampler: Sampler
     seed: int
+    backend: Backend
 
     def warm_up(self) -> None:
         """A few steps of the first batch under each scheduler; not counted."""
@@ -121,6 +123,7 @@ class Run:
                 cache=contender.cache,
                 sampler=self.sampler,
                 seed=self.seed,
+                backend=self.backend,
             )
             for _ in islice(steps, WARM_UP_STEPS):
                 pass
@@ -158,6 +161,7 @@ class Run:
             cache=contender.cache,
             sampler=self.sampler,
             seed=self.seed,
+            backend=self.backend,
             on_step=blocks,
         )
         peak = torch.cuda.max_memory_allocated(self.model.device) if on_cuda else None

@@ -19,6 +19,7 @@ from dllm_sdk.caching import Cache, Feed, NoCache, Positions, compute, lanes
 from dllm_sdk.canvas import Canvas, OpenMask, Prompts, build_canvas
 from dllm_sdk.contract import Applied, allowed, check_pair, check_state, check_tensor, merge_state
 from dllm_sdk.errors import ConfigError, ModelError, SchedulerError
+from dllm_sdk.execution import Backend, check_backend
 from dllm_sdk.model import Model, Store, bind
 from dllm_sdk.rows import (
     EMPTY_BLOCK,
@@ -68,6 +69,7 @@ def decode(
     stop_at_eos: bool = True,
     max_idle: int = 32,
     guidance: float = 0.0,
+    backend: Backend = "eager",
 ) -> Iterator[Step]:
     """Decode step by step.
 
@@ -76,12 +78,12 @@ def decode(
     With `stop_at_eos` a row ends once everything before its first generated EOS is final; tokens up to it are those of
     a run without. A scheduler that revises may take `max_idle` steps without bringing the masks to a new low.
     `guidance` g > 0 is classifier-free guidance (LLaDA): a second pass with the given positions masked gives logits u,
-    and u + (g + 1) (l - u) replaces l.
+    and u + (g + 1) (l - u) replaces l. `backend` says how a step is run (`dllm_sdk.execution`): the tokens are the same.
 
     Raises ConfigError for arguments, SchedulerError and SchedulerStalled for the scheduler, ModelError for the model.
     """
     canvas = build_canvas(model, prompt, gen_length=gen_length, open=open, samples=samples, seed=seed)
-    options = Options(cache, sampler, stop_at_eos, max_idle, guidance)
+    options = Options(cache, sampler, stop_at_eos, max_idle, guidance, backend)
     return run(model, canvas, scheduler, options)
 
 
@@ -94,9 +96,11 @@ class Options:
     stop_at_eos: bool
     max_idle: int
     guidance: float
+    backend: Backend
 
     def __post_init__(self) -> None:
         """Check the fields."""
+        check_backend(self.backend)
         check_number(self, "max_idle", 1, whole=True)
         check_number(self, "guidance", 0)
 

@@ -14,6 +14,7 @@ from dllm_sdk import __version__
 from dllm_sdk.caching import Cache, NoCache
 from dllm_sdk.canvas import OpenMask, Prompts, build_canvas
 from dllm_sdk.decoding import Options, Step, run
+from dllm_sdk.execution import Backend
 from dllm_sdk.model import Model
 from dllm_sdk.registry import describe
 from dllm_sdk.sampling import Sampler
@@ -50,6 +51,7 @@ def generate(
     stop_at_eos: bool = True,
     max_idle: int = 32,
     guidance: float = 0.0,
+    backend: Backend = "eager",
     trace: bool = False,
     on_step: Callable[[Step], None] | None = None,
 ) -> Generation:
@@ -62,7 +64,7 @@ def generate(
     rows = len(canvas.length)
     seconds, ends, counts = [0.0] * rows, [canvas.tokens[0]] * rows, [[0] * 4] * rows
     recorder = Recorder(canvas) if trace else None
-    options = Options(cache, sampler, stop_at_eos, max_idle, guidance)
+    options = Options(cache, sampler, stop_at_eos, max_idle, guidance, backend)
     for step in run(model, canvas, scheduler, options):
         if recorder is not None:
             recorder.add(step)

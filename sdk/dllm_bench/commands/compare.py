@@ -36,6 +36,7 @@ from dllm_bench.results import FORMATS, Comparison
     "--gen-length", type=int, help="Positions to generate per prompt.  [default: the task's own, 64 for a file]"
 )
 @options.running_options
+@options.backend_option
 @click.option(
     "--output",
     metavar="FOLDER",

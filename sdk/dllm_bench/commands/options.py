@@ -93,6 +93,18 @@ def running_options(command: F) -> F:
     return command
 
 
+def backend_option(command: F) -> F:
+    """--backend"""
+    option: Callable[[F], F] = click.option(
+        "--backend",
+        type=click.Choice(("eager", "compile", "graph")),
+        default="eager",
+        show_default=True,
+        help="How a step is run; graph needs a GPU. The tokens are the same.",
+    )
+    return option(command)
+
+
 class Shown(Protocol):
     """A result that can say itself in every format."""
 
