@@ -64,11 +64,11 @@ def compare(
     check_backend(backend)
     sampler = Sampler(temperature=temperature)
     named = load_schedulers(schedulers)
-    contenders = _with_caches(named, caches)
+    contenders = with_caches(named, caches)
     questions = collect(tasks, limit=limit, seed=seed, gen_length=gen_length)
     loaded = load_any_model(model, device, dtype)
-    run = Run(loaded, contenders, _batches(loaded, questions, batch_size), sampler, seed, backend)
-    entrants = _entrants(contenders, loaded)
+    run = Run(loaded, contenders, batches_of(loaded, questions, batch_size), sampler, seed, backend)
+    entrants = entrants_of(contenders, loaded)
     settings = {"seed": seed, "batch_size": batch_size, "temperature": temperature, "limit": limit, "backend": backend}
     lengths = {one.name: one.gen_length for one in questions}
     notes = [note for asked in questions for note in asked.notes]
@@ -89,7 +89,7 @@ def compare(
     return found
 
 
-def _entrants(contenders: Sequence[Contender], model: Model) -> list[Entrant]:
+def entrants_of(contenders: Sequence[Contender], model: Model) -> list[Entrant]:
     """What the rows are about; what does not fit the model is found now."""
     for one in contenders:
         bind(one.scheduler, model)
@@ -100,7 +100,8 @@ def _entrants(contenders: Sequence[Contender], model: Model) -> list[Entrant]:
     ]
 
 
-def _with_caches(schedulers: list[tuple[str, Scheduler[Any]]], caches: Sequence[str | Cache]) -> list[Contender]:
+def with_caches(schedulers: list[tuple[str, Scheduler[Any]]], caches: Sequence[str | Cache]) -> list[Contender]:
+    """Every scheduler with every cache, in this order."""
     if isinstance(caches, str | Cache) or not caches:
         raise ConfigError(f"caches must be a list of at least one, got {caches!r}")
     loaded: dict[str, Cache] = {}
@@ -120,7 +121,7 @@ def _with_caches(schedulers: list[tuple[str, Scheduler[Any]]], caches: Sequence[
     ]
 
 
-def _batches(model: Model, questions: Sequence[Questions], batch_size: int) -> list[Batch]:
+def batches_of(model: Model, questions: Sequence[Questions], batch_size: int) -> list[Batch]:
     """Every prompt as tokens, checked to fit, in batches."""
     batches: list[Batch] = []
     for one in questions:

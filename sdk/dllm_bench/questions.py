@@ -39,8 +39,13 @@ class Questions:
         return f"task {self.name}, prompt {number}"
 
 
-def collect(tasks: Sequence[Any] | None, *, limit: int, seed: int, gen_length: int | None) -> list[Questions]:
-    """`limit` prompts in all, spread evenly over the tasks (None: all that are registered). Raises DllmError."""
+def collect(
+    tasks: Sequence[Any] | None, *, limit: int, seed: int, gen_length: int | None, split: str = "test"
+) -> list[Questions]:
+    """`limit` prompts in all, spread evenly over the tasks (None: all that are registered). Raises DllmError.
+
+    `split` is the one that registered tasks are asked for; a file has no splits.
+    """
     given = list(available("task")) if tasks is None else list(tasks)
     if not given:
         raise ConfigError("there is no task to run: give a name (dllm-bench list) or FILE.jsonl")
@@ -49,7 +54,7 @@ def collect(tasks: Sequence[Any] | None, *, limit: int, seed: int, gen_length: i
         raise ConfigError(f"limit must be >= {len(given)}, one prompt for each of the tasks {listed}, got {limit}")
     shares = [limit // len(given) + (i < limit % len(given)) for i in range(len(given))]
     found = [
-        _from_file(Path(task), share, gen_length) if _is_file(task) else _from_task(task, share, seed, gen_length)
+        _from_file(Path(task), share, gen_length) if is_file(task) else _from_task(task, share, (split, seed), gen_length)
         for task, share in zip(given, shares, strict=True)
     ]
     names = [questions.name for questions in found]
@@ -59,11 +64,13 @@ def collect(tasks: Sequence[Any] | None, *, limit: int, seed: int, gen_length: i
     return found
 
 
-def _is_file(task: Any) -> bool:
+def is_file(task: Any) -> bool:
+    """Whether a task is given as a file of prompts."""
     return isinstance(task, Path) or (isinstance(task, str) and task.endswith((".jsonl", ".json")))
 
 
-def _from_task(task: Any, n: int, seed: int, gen_length: int | None) -> Questions:
+def _from_task(task: Any, n: int, drawn: tuple[str, int], gen_length: int | None) -> Questions:
+    """`drawn`: split and seed."""
     given = f"task {task!r}"
     found: Any = load_task(task) if isinstance(task, str) else task
     for needed in ("name", "gen_length", "prompts", "check"):
@@ -73,7 +80,7 @@ def _from_task(task: Any, n: int, seed: int, gen_length: int | None) -> Question
     if not isinstance(length, int) or length < 1:
         raise ConfigError(f"{given}: gen_length must be a whole number >= 1, got {length!r}")
     try:
-        prompts = found.prompts("test", n, seed)
+        prompts = found.prompts(drawn[0], n, drawn[1])
     except DllmError:
         raise
     except ValueError as error:  # how a task says that it has fewer prompts, or none for this seed
