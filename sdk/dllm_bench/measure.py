@@ -137,16 +137,25 @@ class Run:
             for contender in self.contenders:
                 if report is not None:
                     report(Progress(done, total, batch.questions.name, contender.name))
-                decoded = self._decode(batch, contender)
-                mine = [_answer(decoded.found, batch, row) for row in range(len(batch.prompts))]
-                answers[contender.name] = mine
-                agrees = [agreement(*pair) for pair in zip(mine, answers[contender.baseline], strict=True)]
-                outcomes = [_outcome(decoded, batch, row, contender, agrees[row]) for row in range(len(batch.prompts))]
+                outcomes, answers[contender.name] = self.measured(batch, contender, answers.get(contender.baseline))
                 journal.add(outcomes, [batch.questions.prompts[number] for number in batch.prompts])
                 done += len(outcomes)
                 yield from outcomes
         if report is not None:
             report(Progress(total, total, "", ""))
+
+    def measured(
+        self, batch: Batch, contender: Contender, reference: Sequence[list[int]] | None = None
+    ) -> tuple[list[Outcome], list[list[int]]]:
+        """A batch under one contender: an outcome and the answer's tokens per prompt.
+
+        The outcomes agree with the answers of `reference`, the baseline's; None: it is the baseline itself.
+        """
+        decoded = self._decode(batch, contender)
+        rows = range(len(batch.prompts))
+        mine = [_answer(decoded.found, batch, row) for row in rows]
+        agrees = [agreement(*pair) for pair in zip(mine, reference or mine, strict=True)]
+        return [_outcome(decoded, batch, row, contender, agrees[row]) for row in rows], mine
 
     def _decode(self, batch: Batch, contender: Contender) -> Decoded:
         model, blocks = Counted(self.model), BlockLengths()

@@ -28,11 +28,11 @@ def read_results(path: str | Path) -> Comparison:
     written in another format or with other definitions of the numbers.
     """
     file = Path(path) / NAME if Path(path).is_dir() else Path(path)
-    (where, head), *lines = _lines(file)
+    (where, head), *lines = lines_of(file)
     _check_head(where, head)
-    entrants = [_make(Entrant, where, one) for one in head["schedulers"]]
+    entrants = [make(Entrant, where, one) for one in head["schedulers"]]
     results = [(at, entry) for at, entry in lines if entry.get("kind") == "result"]
-    outcomes = [_make(Outcome, at, entry) for at, entry in results]
+    outcomes = [make(Outcome, at, entry) for at, entry in results]
     kept = _complete(outcomes, [one.scheduler for one in entrants])
     if not kept:
         raise ConfigError(f"results file {file} holds no prompt that all of its schedulers have decoded: run it again")
@@ -48,7 +48,7 @@ def read_results(path: str | Path) -> Comparison:
     return sum_up(entrants, kept, environment, notes, prompts)
 
 
-def _lines(file: Path) -> list[_Line]:
+def lines_of(file: Path) -> list[_Line]:
     """Every line of a file but a last one without its end, torn when the power failed."""
     try:
         *whole, torn = file.read_bytes().split(b"\n")
@@ -90,7 +90,7 @@ def _check_head(where: str, head: Mapping[str, Any]) -> None:
             raise ConfigError(f"{where} is damaged: {key} must be {'an object' if kind is dict else 'a list'}")
 
 
-def _make(kind: Any, where: str, entry: Any) -> Any:
+def make(kind: Any, where: str, entry: Any) -> Any:
     """A dataclass from an object that has its fields; others in it are ignored."""
     for name, hint in get_type_hints(kind).items():
         if not isinstance(entry, dict) or name not in entry:
