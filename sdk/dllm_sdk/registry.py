@@ -69,7 +69,7 @@ def load_scheduler(spec: str) -> Scheduler[Any]:
     """
     from dllm_sdk.scheduler import combine
 
-    parts = _split(spec, "+")
+    parts = split(spec, "+")
     if len(parts) > 2:
         raise ConfigError(f"scheduler {spec!r}: PLAN+SELECT combines two schedulers, not {len(parts)}")
     if len(parts) == 2:
@@ -158,7 +158,7 @@ def _parse(kind: str, spec: str) -> tuple[str, dict[str, Any]]:
         forms = "NAME, MODULE:CLASS, FILE.py:CLASS or @FILE.toml"
         raise ConfigError(f"{kind} {spec!r} must be {forms}, then :field=value,... if any")
     fields: dict[str, Any] = {}
-    for item in _split(match["fields"] or "", ","):
+    for item in split(match["fields"] or "", ","):
         key, equals, value = item.partition("=")
         if not equals:
             raise ConfigError(f"{kind} {spec!r}: expected field=value, got {item!r}")
@@ -171,7 +171,7 @@ def _parse(kind: str, spec: str) -> tuple[str, dict[str, Any]]:
     return match["name"], fields
 
 
-def _split(text: str, separator: str) -> list[str]:
+def split(text: str, separator: str) -> list[str]:
     """Split outside quotes and brackets; a `+` before a digit belongs to a number."""
     parts, depth, quote = [""], 0, ""
     for i, char in enumerate(text):
