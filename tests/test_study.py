@@ -25,16 +25,18 @@ def study(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
 def made_up(study: ModuleType, data: Path) -> None:
     rng = random.Random(0)
-    for spec in study.SPECS:
+    for setting in study.SETTINGS:
+        spec = setting.spec
         rate = 0.9 if spec == study.fixed(64) else 0.5
         digits = {task: "".join("01"[rng.random() < rate] for _ in range(100)) for task in study.TASKS}
         counts = {task: [20 if spec == study.ONE_TOKEN else 5] * 100 for task in study.TASKS}
-        line = {"weights": "abc", "limit": 500, "spec": spec, "strict": digits, "answer": digits}
-        study._append(data, {**line, "nfe": counts, "generated": {task: [20] * 100 for task in study.TASKS}})
+        line = {"model": setting.model, "weights": "abc", "limit": 500, "strict": digits, "answer": digits}
+        many = {task: [20] * 100 for task in study.TASKS}
+        study._append(data, {"name": setting.name, **line, "nfe": counts, "fed": many, "generated": many})
     for block in study.BLOCKS:
         band = {share: [[0.1, 0.5, 0.9], [0.0, 0.2, 0.4]] for share in ("0", "0.5")}
         watch = {"late": 0.125, "premature": 0.25, "tokens": 4321, "band": band}
-        study._append(data, {"weights": "abc", "limit": 500, "spec": f"watch:{block}", **watch})
+        study._append(data, {"model": "tiny", "weights": "abc", "limit": 500, "name": f"watch:{block}", **watch})
 
 
 def test_the_page_says_what_the_data_say(study: ModuleType, tmp_path: Path) -> None:
@@ -53,14 +55,14 @@ def test_the_page_says_what_the_data_say(study: ModuleType, tmp_path: Path) -> N
 
 def test_a_torn_line_is_measured_again_and_other_weights_are_refused(study: ModuleType, tmp_path: Path) -> None:
     data = tmp_path / "data.jsonl"
-    line = json.dumps({"weights": "abc", "limit": 5, "spec": "x"})
+    line = json.dumps({"weights": "abc", "limit": 5, "name": "x", "model": "tiny"})
     data.write_text(f"{line}\n{line[:20]}")
-    key = {"weights": "abc", "limit": 5}
-    assert [one["spec"] for one in study._lines(data, key)] == ["x"]
-    study._append(data, {**key, "spec": "y"})
-    assert [one["spec"] for one in study._lines(data, key)] == ["x", "y"]
+    keys = {"tiny": {"weights": "abc", "limit": 5}}
+    assert [one["name"] for one in study._lines(data, keys)] == ["x"]
+    study._append(data, {**keys["tiny"], "name": "y", "model": "tiny"})
+    assert [one["name"] for one in study._lines(data, keys)] == ["x", "y"]
     with pytest.raises(Exception, match="other weights or another limit: move it away"):
-        study._lines(data, {"weights": "abd", "limit": 5})
+        study._lines(data, {"tiny": {"weights": "abd", "limit": 5}})
 
 
 def test_no_token_is_late_where_every_block_is_open(study: ModuleType) -> None:
@@ -79,4 +81,4 @@ def test_a_configuration_is_measured_once(study: ModuleType, tmp_path: Path) -> 
     for _ in range(2):
         assert CliRunner().invoke(study.main, options, catch_exceptions=False).exit_code == 0
     (line,) = [json.loads(text) for text in data.read_text().splitlines()]
-    assert line["spec"] == spec and all(len(digits) == 1 for digits in line["strict"].values())
+    assert line["name"] == spec and all(len(digits) == 1 for digits in line["strict"].values())

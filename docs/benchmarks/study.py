@@ -1,10 +1,10 @@
-"""Where adaptive blocks help and where they do not, on the shipped model.
+"""Where adaptive blocks help and where they do not, on the shipped models.
 
     python docs/benchmarks/study.py measure     adds what is missing to study.jsonl, one line per configuration
     python docs/benchmarks/study.py page        writes study.md and its pictures from study.jsonl
 
 A line holds, prompt by prompt, whether the answer was right and how many forward passes it took, so that any two
-configurations can be compared in pairs. Lines of another model are refused.
+configurations can be compared in pairs. Lines of other weights are refused.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import click
 import numpy as np
@@ -60,14 +60,34 @@ SPECS = list(
 )
 
 
-@dataclass(frozen=True)
-class Measured:
-    """One configuration: an array per task, an entry per prompt."""
+class Setting(NamedTuple):
+    """What is measured; `name` stands for it in the data."""
 
     spec: str
+    model: str = "tiny"
+    cache: str = "none"
+
+    @property
+    def name(self) -> str:
+        """The scheduler alone, where model and cache are what they mostly are."""
+        return self.spec if self[1:] == ("tiny", "none") else f"{self.model}, {self.cache}: {self.spec}"
+
+
+CACHED = (("tiny", "none"), ("tiny", "prefix"), ("tiny", "dual"), ("tiny-causal", "none"), ("tiny-causal", "block"))
+CACHED_SPECS = (ONE_TOKEN, fixed(32), fixed(8), adablock(16, 0.3), adaptive(0.7))
+SETTINGS = list(
+    dict.fromkeys([*map(Setting, SPECS), *(Setting(spec, *where) for spec in CACHED_SPECS for where in CACHED)])
+)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One setting: an array per task, an entry per prompt."""
+
     strict: dict[str, np.ndarray]  # bool
     answer: dict[str, np.ndarray]  # bool
     nfe: dict[str, np.ndarray]
+    fed: dict[str, np.ndarray]
     generated: dict[str, np.ndarray]
 
     def pooled(self, name: str) -> np.ndarray:
@@ -88,29 +108,36 @@ def main() -> None:
 @main.command()
 @click.option("--limit", default=1000, show_default=True, help="Prompts, in all tasks together.")
 @click.option("--data", type=click.Path(path_type=Path), default=HERE / "study.jsonl", show_default=True)
-@click.option("--only", multiple=True, help="Configurations to measure, by spec; default: all.")
+@click.option("--only", multiple=True, help="What to measure, by its name in the data; default: all.")
+@click.option("--model", "only_model", help="Measure this model alone; default: all.")
 @click.option("--watch", default=200, show_default=True, help="Prompts whose confidences are watched step by step.")
-def measure(limit: int, data: Path, only: Sequence[str], watch: int) -> None:
+def measure(*, limit: int, data: Path, only: Sequence[str], only_model: str | None, watch: int) -> None:
     """Add what is missing; interrupt it and go on at will."""
     keep_freed_memory()
-    model = load_model("tiny")
-    digest = fingerprint(model, "tiny")["model_sha256"]
-    key = {"weights": digest, "limit": limit}
-    known = {line["spec"] for line in _lines(data, key)}
-    for spec in only or SPECS:
-        if spec not in known:
-            found = compare(model, [spec], limit=limit, batch_size=50)
-            _append(data, {**key, "spec": spec, **_compact(found.outcomes)})
+    wanted = [one for one in SETTINGS if only_model in (None, one.model) and (not only or one.name in only)]
+    models = {name: load_model(name) for name in dict.fromkeys(one.model for one in wanted)}
+    keys = {name: {"weights": _digest(model, name), "limit": limit} for name, model in models.items()}
+    known = {line["name"] for line in _lines(data, keys)}
+    for setting in wanted:
+        name, model = setting.name, models[setting.model]
+        if name not in known:
+            found = compare(model, [setting.spec], caches=[setting.cache], limit=limit, batch_size=50)
+            _append(data, {"name": name, "model": setting.model, **keys[setting.model], **_compact(found.outcomes)})
             row = found.rows[0]
-            click.echo(f"{spec}: {row.accuracy:.3f} strict, {row.nfe:.2f} NFE", err=True)
-    for block in BLOCKS:
-        spec = f"watch:{block}"
-        if not only and spec not in known:
-            _append(data, {**key, "spec": spec, **watched(model, block, watch)})
-            click.echo(spec, err=True)
+            click.echo(f"{name}: {row.accuracy:.3f} strict, {row.nfe:.2f} NFE", err=True)
+    for block in BLOCKS if not only and "tiny" in models else ():
+        name = f"watch:{block}"
+        if name not in known:
+            _append(data, {"name": name, "model": "tiny", **keys["tiny"], **watched(models["tiny"], block, watch)})
+            click.echo(name, err=True)
 
 
-def _lines(data: Path, key: dict[str, Any]) -> list[dict[str, Any]]:
+def _digest(model: Any, name: str) -> str:
+    found: str = fingerprint(model, name)["model_sha256"]
+    return found
+
+
+def _lines(data: Path, keys: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
     """What is measured already; a torn last line is not."""
     found = []
     for text in data.read_text(encoding="utf-8").splitlines() if data.exists() else []:
@@ -118,7 +145,7 @@ def _lines(data: Path, key: dict[str, Any]) -> list[dict[str, Any]]:
             line = json.loads(text)
         except json.JSONDecodeError:
             continue
-        if any(line[name] != value for name, value in key.items()):
+        if any(line[name] != value for name, value in keys.get(line["model"], {}).items()):
             raise click.ClickException(f"{data} was measured with other weights or another limit: move it away")
         found.append(line)
     return found
@@ -132,12 +159,12 @@ def _append(data: Path, line: dict[str, Any]) -> None:
 
 def _compact(outcomes: Sequence[Any]) -> dict[str, Any]:
     """Per task and in the order of the prompts: digits for right and wrong, lists for counts."""
-    line: dict[str, Any] = {"strict": {}, "answer": {}, "nfe": {}, "generated": {}}
+    line: dict[str, Any] = {"strict": {}, "answer": {}, "nfe": {}, "fed": {}, "generated": {}}
     for task in TASKS:
         mine = sorted((one for one in outcomes if one.task == task), key=lambda one: one.prompt)
         for name in ("strict", "answer"):
             line[name][task] = "".join(str(int(getattr(one, name))) for one in mine)
-        for name in ("nfe", "generated"):
+        for name in ("nfe", "fed", "generated"):
             line[name][task] = [getattr(one, name) for one in mine]
     return line
 
@@ -200,9 +227,10 @@ def page(data: Path, output: Path) -> None:
     from study_page import band, write  # beside this file
 
     lines = [json.loads(text) for text in data.read_text(encoding="utf-8").splitlines()]
-    measured = {line["spec"]: _measured(line) for line in lines if not line["spec"].startswith("watch:")}
-    watches = {int(line["spec"][6:]): line for line in lines if line["spec"].startswith("watch:")}
-    text = write(measured, watches, weights=lines[0]["weights"], limit=lines[0]["limit"])
+    measured = {line["name"]: _measured(line) for line in lines if not line["name"].startswith("watch:")}
+    watches = {int(line["name"][6:]): line for line in lines if line["name"].startswith("watch:")}
+    weights = {line["model"]: line["weights"][:12] for line in lines}
+    text = write(measured, watches, weights=weights, limit=lines[0]["limit"])
     output.write_text(text, encoding="utf-8")
     (output.parent / "study-band.svg").write_text(band(watches[32]), encoding="utf-8")
 
@@ -212,8 +240,8 @@ def _measured(line: dict[str, Any]) -> Measured:
         name: {task: np.array([c == "1" for c in text]) for task, text in line[name].items()}
         for name in ("strict", "answer")
     }
-    counts = {name: {task: np.array(v) for task, v in line[name].items()} for name in ("nfe", "generated")}
-    return Measured(line["spec"], **digits, **counts)
+    counts = {name: {task: np.array(v) for task, v in line[name].items()} for name in ("nfe", "fed", "generated")}
+    return Measured(**digits, **counts)
 
 
 if __name__ == "__main__":

@@ -38,9 +38,10 @@ def page(title: str, body: Markup, *, name: str, data: Any = None) -> str:
         tag("title", title),
         tag("style", Markup(style)),
     )
-    blob = tag("script", Markup(_json(data)), type="application/json", id=DATA)
-    code = tag("script", Markup(script))
-    return f"<!doctype html>\n{tag('html', head, tag('body', body, blob, code), lang='en')}\n"
+    parts = [body, tag("script", Markup(script))]
+    if data is not None:
+        parts.insert(1, tag("script", Markup(_json(data)), type="application/json", id=DATA))
+    return f"<!doctype html>\n{tag('html', head, tag('body', *parts), lang='en')}\n"
 
 
 def _json(data: Any) -> str:
