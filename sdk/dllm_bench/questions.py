@@ -54,7 +54,9 @@ def collect(
         raise ConfigError(f"limit must be >= {len(given)}, one prompt for each of the tasks {listed}, got {limit}")
     shares = [limit // len(given) + (i < limit % len(given)) for i in range(len(given))]
     found = [
-        _from_file(Path(task), share, gen_length) if is_file(task) else _from_task(task, share, (split, seed), gen_length)
+        _from_file(Path(task), share, gen_length)
+        if is_file(task)
+        else _from_task(task, share, (split, seed), gen_length)
         for task, share in zip(given, shares, strict=True)
     ]
     names = [questions.name for questions in found]

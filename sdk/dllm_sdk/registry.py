@@ -4,8 +4,8 @@ Listing reads metadata alone and imports no plug-in. Knows no strategy and no mo
 
     SPEC = NAME | MODULE:CLASS | FILE.py:CLASS | @FILE.toml, then `:field=value,...`; PLAN_SPEC+SELECT_SPEC combines two
 
-Values are TOML; a field that holds another scheduler takes its SPEC in quotes. A TOML file holds `scheduler = "SPEC"`
-and a table `[fields]`.
+Values are TOML; a field that holds another scheduler takes its SPEC in quotes. A TOML file holds `scheduler = "NAME"`,
+a table `[fields]` and, if `dllm-bench calibrate` wrote it, a table `[calibration]`: what it was found for.
 """
 
 from __future__ import annotations
@@ -74,10 +74,36 @@ def load_scheduler(spec: str) -> Scheduler[Any]:
         raise ConfigError(f"scheduler {spec!r}: PLAN+SELECT combines two schedulers, not {len(parts)}")
     if len(parts) == 2:
         return combine(plan=load_scheduler(parts[0]), select=load_scheduler(parts[1]))
-    name, fields = _parse("scheduler", spec)
-    if name.startswith("@"):
-        return _from_file(Path(name[1:]), fields)
+    name, fields, _ = read_spec(spec)
     return _build(spec, load("scheduler", name), fields)
+
+
+def read_spec(spec: str) -> tuple[str, dict[str, Any], dict[str, Any]]:
+    """A SPEC of one scheduler in parts: its name, its fields, and what a @FILE.toml says it was calibrated for.
+
+    Loads nothing. Raises ConfigError.
+    """
+    name, fields = _parse("scheduler", spec)
+    if not name.startswith("@"):
+        return name, fields, {}
+    path = Path(name[1:])
+    try:
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ConfigError(f"there is no scheduler file {path}") from error
+    except OSError as error:
+        raise ConfigError(f"scheduler file {path} cannot be read: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not valid TOML: {error}") from error
+    name, own, calibration = content.get("scheduler"), content.get("fields", {}), content.get("calibration", {})
+    if not (isinstance(name, str) and isinstance(own, dict) and isinstance(calibration, dict)):
+        raise ConfigError(f'{path} must hold scheduler = "NAME" and, if any, the tables [fields] and [calibration]')
+    return name, {**own, **fields}, calibration
+
+
+def parse_values(what: str, text: str) -> list[Any]:
+    """TOML values with commas between them, as `0.5,0.7` or `"a","b"`. Raises ConfigError, which names `what`."""
+    return [_value(what, item) for item in split(text, ",")]
 
 
 def load_model(name: str, *, device: str = "cpu", dtype: str | torch.dtype | None = None) -> Model:
@@ -162,13 +188,16 @@ def _parse(kind: str, spec: str) -> tuple[str, dict[str, Any]]:
         key, equals, value = item.partition("=")
         if not equals:
             raise ConfigError(f"{kind} {spec!r}: expected field=value, got {item!r}")
-        try:
-            fields[key.strip().replace("-", "_")] = tomllib.loads(f"value = {value}")["value"]
-        except tomllib.TOMLDecodeError as error:
-            raise ConfigError(
-                f"{kind} {spec!r}: {value!r} is not a TOML value (numbers as 0.5, texts in quotes, lists as [1, 2])"
-            ) from error
+        fields[key.strip().replace("-", "_")] = _value(f"{kind} {spec!r}", value)
     return match["name"], fields
+
+
+def _value(what: str, text: str) -> Any:
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError as error:
+        allowed = "numbers as 0.5, texts in quotes, lists as [1, 2]"
+        raise ConfigError(f"{what}: {text!r} is not a TOML value ({allowed})") from error
 
 
 def split(text: str, separator: str) -> list[str]:
@@ -188,19 +217,6 @@ def split(text: str, separator: str) -> list[str]:
             continue
         parts[-1] += char
     return [part for part in parts if part]
-
-
-def _from_file(path: Path, overrides: dict[str, Any]) -> Scheduler[Any]:
-    try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise ConfigError(f"there is no scheduler file {path}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is not valid TOML: {error}") from error
-    name, fields = content.get("scheduler"), content.get("fields", {})
-    if not isinstance(name, str) or not isinstance(fields, dict):
-        raise ConfigError(f'{path} must hold scheduler = "NAME" and, if any, a table [fields]')
-    return _build(f"@{path}", load("scheduler", name), {**fields, **overrides})
 
 
 def _build(spec: str, cls: Any, fields: dict[str, Any]) -> Scheduler[Any]:
