@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from dllm_bench.results import Entrant as Entrant
     from dllm_bench.results import Outcome as Outcome
     from dllm_bench.results import Row as Row
+    from dllm_bench.sweeps.report import Sweep as Sweep
+    from dllm_bench.sweeps.report import read_sweep as read_sweep
+    from dllm_bench.sweeps.run import sweep as sweep
     from dllm_bench.tracing import Traces as Traces
     from dllm_bench.tracing import trace as trace
 
@@ -32,6 +35,8 @@ _HOMES = {
     "reading": ["read_results"],
     "regression": ["Change", "Diff", "diff"],
     "results": ["Aup", "Comparison", "Difference", "Entrant", "Outcome", "Row"],
+    "sweeps.report": ["Sweep", "read_sweep"],
+    "sweeps.run": ["sweep"],
     "tracing": ["Traces", "trace"],
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}

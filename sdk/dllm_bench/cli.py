@@ -19,7 +19,7 @@ import dllm_sdk
 from dllm_bench.commands.options import INTERRUPTED, TRACEBACK, traceback_option
 from dllm_bench.explain import exit_code, explain
 
-COMMANDS = ("check", "compare", "diff", "list", "trace")  # each a module in commands/ with an object `command`
+COMMANDS = ("check", "compare", "diff", "list", "sweep", "trace")  # each a module in commands/ with an object `command`
 
 
 class Bench(click.Group):
@@ -87,6 +87,7 @@ def cli(ctx: click.Context) -> None:
     dllm-bench compare                          three strategies on the model in the box
     dllm-bench compare --scheduler ./mine.py:Mine --scheduler adablock:threshold=0.8
     dllm-bench check ./mine.py:Mine             does my strategy keep the protocol?
+    dllm-bench sweep FILE.toml --output FOLDER  a grid of settings, resumable after a kill
     dllm-bench diff before/ after/              is any row worse than it was?
     dllm-bench trace --output trace.html        one generation, to step through
     dllm-bench list --long                      what is there, with its fields and papers

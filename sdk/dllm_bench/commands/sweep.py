@@ -1,0 +1,119 @@
+"""`dllm-bench sweep`: a grid of configurations, resumable after a kill."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+from click.core import ParameterSource
+
+from dllm_bench.commands import options
+from dllm_bench.explain import FAILED_RUN
+from dllm_bench.results import FORMATS
+
+if TYPE_CHECKING:
+    from dllm_bench.sweeps.board import Board
+
+
+@click.command("sweep")
+@click.argument("source", metavar="[FILE.toml|FOLDER]", required=False)
+@options.model_option
+@options.schedulers_option("Repeat it for several; each is taken at every point of the grid.")
+@click.option(
+    "--grid",
+    "grids",
+    metavar="FIELD=VALUE,...",
+    multiple=True,
+    help="The values of a scheduler's field, in TOML; repeat it for other fields.",
+)
+@click.option(
+    "--task",
+    "tasks",
+    metavar="NAME|FILE.jsonl",
+    multiple=True,
+    shell_complete=options.names("task"),
+    help="Repeat it for several. Default: every registered task.",
+)
+@options.cache_option("; repeat it for several. Default: none", "caches", multiple=True)
+@click.option("--limit", default=200, show_default=True, help="Prompts in all tasks together.")
+@click.option("--batch-size", default=32, show_default=True, help="Prompts decoded together.")
+@click.option("--gen-length", type=int, help="Positions to generate per prompt.  [default: the task's own]")
+@options.running_options
+@options.backend_option
+@click.option(
+    "--engine",
+    type=click.Choice(["serial", "process", "ray"]),
+    default="serial",
+    show_default=True,
+    help="Ray takes the cluster at RAY_ADDRESS, which must be one you trust.",
+)
+@click.option("--jobs", "-j", type=int, help="Configurations at the same time.  [default: one per processor]")
+@click.option("--retry-failed", is_flag=True, help="Measure what failed before once more.")
+@click.option("--output", metavar="FOLDER", help="Where sweep.jsonl is kept, and gone on with.")
+@click.option("--format", type=click.Choice(FORMATS), default="table", show_default=True)
+@options.traceback_option
+@click.pass_context
+def command(ctx: click.Context, /, source: str | None, format: str, **options_: Any) -> None:
+    """Measure every scheduler at every point of a grid, and keep each result at once.
+
+    The same command goes on where an interrupt or a kill ended it. FILE.toml holds the options' words (scheduler, grid,
+    cache, task, limit, ...); an option on the command line overrules it. FOLDER shows the sweep in it once more.
+    """
+    given = [name for name in options_ if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE]
+    if source is not None and not source.endswith(".toml"):
+        if given:
+            raise click.UsageError(f"a finished sweep takes no --{given[0].replace('_', '-')}: nothing is run", ctx)
+        from dllm_bench.sweeps.report import read_sweep
+
+        click.echo(options.as_text(read_sweep(source), format))
+        return
+    words = _words(source, options_, given)
+    if not words.get("schedulers"):
+        raise click.UsageError("there is no scheduler to sweep: give --scheduler SPEC, or a FILE.toml", ctx)
+    if not words.get("output"):
+        raise click.UsageError("a sweep keeps its results in a folder: give --output FOLDER", ctx)
+    _run(ctx, words, format)
+
+
+def _words(source: str | None, options_: dict[str, Any], given: list[str]) -> dict[str, Any]:
+    """The arguments of `sweep`: the command line's, else the file's, else the defaults."""
+    from dllm_bench.sweeps.grid import axes, from_file
+
+    names = {name: "grid" if name == "grids" else name for name in options_}
+    plain = {names[name]: axes(value) if name == "grids" else value for name, value in options_.items()}
+    plain |= {"tasks": plain["tasks"] or None, "caches": plain["caches"] or ("none",)}
+    read = from_file(Path(source)) if source is not None else {}
+    return {**plain, **read, **{names[name]: plain[names[name]] for name in given}}
+
+
+def _run(ctx: click.Context, words: dict[str, Any], format: str) -> None:
+    from dllm_bench.environment import keep_freed_memory
+    from dllm_bench.sweeps.board import Board
+    from dllm_bench.sweeps.run import sweep
+
+    keep_freed_memory()
+    board, file = Board(sys.stderr), Path(words["output"]) / "sweep.jsonl"
+    try:
+        found = sweep(words.pop("schedulers"), progress=board, **words)
+    except KeyboardInterrupt:
+        board.clear()
+        click.echo(f"Interrupted {_after(board)}; the same command goes on from {file}.", err=True)
+        ctx.exit(options.INTERRUPTED)
+    except Exception:
+        board.clear()
+        raise
+    click.echo(options.as_text(found, format))
+    if found.failed:
+        name, sentence = next(iter(found.failed.items()))
+        click.echo(
+            f"Error: {len(found.failed)} of {len(found.failed) + len(found.rows)} configurations failed, the first is "
+            f"{name}: {sentence} (--retry-failed measures them once more)",
+            err=True,
+        )
+        ctx.exit(FAILED_RUN)
+
+
+def _after(board: Board) -> str:
+    return f"after {board.done} of {board.total} configurations" if board.total else "before anything was measured"

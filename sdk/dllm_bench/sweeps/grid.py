@@ -1,0 +1,140 @@
+"""A sweep as text: axes from `--grid`, words from a FILE.toml, the SPECs that they span. Knows no model and no run."""
+
+from __future__ import annotations
+
+import json
+import re
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import fields, is_dataclass
+from difflib import get_close_matches
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from dllm_sdk import load_scheduler
+from dllm_sdk.errors import ConfigError
+from dllm_sdk.registry import split
+
+_LISTS = {"scheduler": "schedulers", "cache": "caches", "task": "tasks"}  # words of a file that may hold a list
+_WORDS = (
+    "scheduler", "grid", "cache", "task", "model", "limit", "batch_size", "gen_length", "seed", "temperature", "device",
+    "dtype", "backend", "engine", "jobs", "output",
+)  # fmt: skip
+
+
+def axis(text: str) -> tuple[str, list[Any]]:
+    """`field=value,value,...`, the values in TOML, as `--grid` has it."""
+    field, equals, values = text.partition("=")
+    if not equals or not field.strip():
+        raise ConfigError(f"grid {text!r} must be field=value,value,... such as threshold=0.7,0.8,0.9")
+    try:
+        found = tomllib.loads(f"values = [{values}]")["values"]
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(
+            f"grid {text!r}: {values!r} are not TOML values (numbers as 0.5, texts in quotes, lists as [1, 2])"
+        ) from error
+    return field.strip().replace("-", "_"), found
+
+
+def axes(texts: Sequence[str]) -> dict[str, list[Any]]:
+    """Several of them; each field once."""
+    found: dict[str, list[Any]] = {}
+    for text in texts:
+        field, values = axis(text)
+        if field in found:
+            raise ConfigError(f"grid: {field} is given twice: give all its values at once, {field}=value,value,...")
+        found[field] = values
+    return found
+
+
+def from_file(path: Path) -> dict[str, Any]:
+    """The words of a FILE.toml as arguments of `sweep`: those of the options, `grid` being a table of lists."""
+    try:
+        words = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"there is no sweep file {path}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"sweep file {path} is not valid TOML: {error}") from None
+    except OSError as error:
+        raise ConfigError(f"sweep file {path} cannot be read: {error.strerror}") from None
+    found: dict[str, Any] = {}
+    for given, value in words.items():
+        word = given.replace("-", "_")
+        if word not in _WORDS:
+            near = get_close_matches(word, _WORDS, 1)
+            hint = f" did you mean {near[0]!r}?" if near else ""
+            raise ConfigError(f"sweep file {path} has no word {given!r};{hint} available: {', '.join(_WORDS)}")
+        if word in _LISTS:
+            value = texts(word, [value] if isinstance(value, str) else value)
+        elif word == "output":
+            (value,) = texts(word, [value])
+        found[_LISTS.get(word, word)] = value
+    return found
+
+
+def texts(name: str, value: Any) -> Any:
+    """The value; ConfigError unless it is a list of texts: a sweep is written down, sent to workers and found again."""
+    if isinstance(value, list | tuple) and all(isinstance(one, str) for one in value):
+        return value
+    raise ConfigError(f"{name} of a sweep must be given as text, got {value!r}")
+
+
+def expand(schedulers: Sequence[str], grid: Mapping[str, Sequence[Any]]) -> list[str]:
+    """Every SPEC with every point of the grid, as SPECs again: what `compare --scheduler` takes too."""
+    texts("schedulers", schedulers)
+    if not isinstance(grid, Mapping):
+        raise ConfigError(f"grid must be a table of fields and their values, got {grid!r}")
+    for field, values in grid.items():
+        if isinstance(values, str) or not isinstance(values, Sequence) or not values:
+            raise ConfigError(f"grid: {field} must be a list of at least one value, got {values!r}")
+    points = [dict(zip(grid, point, strict=True)) for point in product(*grid.values())]
+    return [_set(spec, owners, point) for spec in schedulers for owners in [_owners(spec, grid)] for point in points]
+
+
+def _owners(spec: str, grid: Mapping[str, Any]) -> dict[str, int]:
+    """Which part of PLAN+SELECT each field of the grid belongs to."""
+    parts = split(spec, "+")
+    for field in grid:
+        if any(re.search(rf"[:,]\s*{field}\s*=", part.replace("-", "_")) for part in parts):
+            raise ConfigError(f"scheduler {spec!r} sets {field}, and the grid too: leave one out")
+    if len(parts) < 2:
+        return dict.fromkeys(grid, 0)  # the registry says what a field may be
+    known = [_fields(part) for part in parts]
+    found = {}
+    for field in grid:
+        having = [i for i, names in enumerate(known) if field in names]
+        if len(having) != 1:
+            which = "both parts have" if having else "no part has"
+            listed = "; ".join(f"{part}: {', '.join(names)}" for part, names in zip(parts, known, strict=True))
+            raise ConfigError(
+                f"scheduler {spec!r}: {which} the field {field!r} of the grid ({listed}): list the SPECs one by one"
+            )
+        found[field] = having[0]
+    return found
+
+
+def _fields(spec: str) -> list[str]:
+    scheduler = load_scheduler(spec)
+    return [one.name for one in fields(scheduler) if one.init] if is_dataclass(scheduler) else []
+
+
+def _set(spec: str, owners: Mapping[str, int], point: Mapping[str, Any]) -> str:
+    parts = split(spec, "+")
+    for field, value in point.items():
+        i = owners[field]
+        parts[i] += f"{',' if '=' in parts[i] else ':'}{field}={_toml(field, value)}"
+    return "+".join(parts)
+
+
+def _toml(field: str, value: Any) -> str:
+    """A value as a SPEC holds it."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, str):
+        return json.dumps(value, ensure_ascii=False)
+    if isinstance(value, int | float):
+        return repr(value)
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(_toml(field, one) for one in value)}]"
+    raise ConfigError(f"grid: {field} cannot be {value!r}: give numbers, texts, true, false or lists of them")

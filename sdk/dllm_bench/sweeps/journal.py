@@ -1,0 +1,160 @@
+"""sweep.jsonl: what a sweep has measured, one line per configuration, safe against a kill at any moment.
+
+First a line with the settings, the environment and the prompts (`"kind": "sweep"`). Then a line per configuration that
+is to be measured (`"kind": "configuration"`), and one when it is (`"done"`, with every prompt) or has failed
+(`"failed"`). Lines are only ever added, by one process that holds a lock, and are on the disk before it goes on. Knows
+no model and no torch.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from dllm_bench.journal import Journal
+from dllm_bench.reading import lines_of, make
+from dllm_bench.results import DEFINITIONS
+from dllm_sdk.errors import ConfigError
+
+try:
+    import fcntl
+except ImportError:  # Windows: two sweeps into one folder are not noticed there
+    fcntl = None  # type: ignore[assignment]
+
+NAME = "sweep.jsonl"
+SCHEMA = "dllm-bench-sweep/1"
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """A scheduler with a cache, on the model and prompts of the sweep."""
+
+    key: str  # a digest of all that its numbers depend on
+    spec: str
+    cache: str
+    family: str  # the scheduler's class, with those of its parts
+    fields: Mapping[str, Any]  # its hyperparameters
+
+
+@dataclass
+class Kept:
+    """What a sweep.jsonl says; keys are those of the configurations."""
+
+    file: Path
+    head: Mapping[str, Any] = field(default_factory=dict)  # empty: nothing has begun
+    configurations: dict[str, Configuration] = field(default_factory=dict)
+    done: dict[str, tuple[str, Mapping[str, Any]]] = field(default_factory=dict)  # with the place of the line
+    failed: dict[str, str] = field(default_factory=dict)  # the sentence
+
+
+def read(file: Path) -> Kept:
+    """Everything in a file. ConfigError if it is damaged, or of another format or other definitions of the numbers."""
+    kept = Kept(file)
+    lines = lines_of(file)
+    for where, entry in lines:
+        kind, key = entry.get("kind"), str(entry.get("key"))
+        if not kept.head:
+            _check_head(where, entry)
+            kept.head = entry
+        elif kind == "configuration":
+            kept.configurations[key] = make(Configuration, where, entry)
+        elif key not in kept.configurations:
+            raise ConfigError(f"{where} is damaged: no line before it says what {key} is")
+        elif kind == "done":
+            if not isinstance(entry.get("outcomes"), list) or not isinstance(entry.get("worker"), dict):
+                raise ConfigError(f"{where} is damaged: it has no outcomes, or no worker")
+            kept.done[key] = (where, entry)
+            kept.failed.pop(key, None)
+        elif kind == "failed":
+            kept.failed[key] = str(entry.get("error"))
+    return kept
+
+
+def _check_head(where: str, head: Mapping[str, Any]) -> None:
+    if head.get("kind") != "sweep":
+        raise ConfigError(f"{where} is not the first line of a {NAME} that dllm-bench sweep --output wrote")
+    for name, ours in (("schema", SCHEMA), ("definitions", DEFINITIONS)):
+        if head.get(name) != ours:
+            raise ConfigError(f"{where} has the {name} {head.get(name)}, but this version reads {ours}: sweep again")
+    for name, kind in (("settings", dict), ("environment", dict), ("prompts", dict), ("notes", list)):
+        if not isinstance(head.get(name), kind):
+            raise ConfigError(f"{where} is damaged: {name} must be {'an object' if kind is dict else 'a list'}")
+
+
+class SweepJournal(Journal):
+    """An open sweep.jsonl, new or continued."""
+
+    def __init__(self, folder: str | Path) -> None:
+        """Open, lock and mend the file; ConfigError if that cannot be, or if another sweep is writing it."""
+        super().__init__(None)
+        self.path = path = Path(folder) / NAME
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = open(path, "a+b", buffering=0)  # noqa: SIM115  closed by __exit__
+        except FileExistsError:
+            raise ConfigError(f"output {folder} must be a folder, but there is a file of that name") from None
+        except OSError as error:
+            raise ConfigError(f"output {folder} cannot be written: {error.strerror}") from None
+        try:
+            self._lock()
+            self._mend()
+            self.kept = read(path) if self._size else Kept(path)
+        except BaseException:
+            self._file.close()
+            raise
+        self._results = len(self.kept.done)
+
+    def adopt(self, plan: Mapping[str, Any]) -> None:
+        """Begin, or check that this goes on with what was begun; note the configurations that are new."""
+        lines: list[Mapping[str, Any]] = []
+        if self.kept.head:
+            self._compare(plan["settings"])
+        else:
+            said = {name: plan[name] for name in ("settings", "environment", "prompts", "notes")}
+            self.kept.head = {"kind": "sweep", "schema": SCHEMA, "definitions": DEFINITIONS, **said}
+            lines.append(self.kept.head)
+        new = [one for one in plan["configurations"] if one["key"] not in self.kept.configurations]
+        lines += [{"kind": "configuration", **one} for one in new]
+        self._write(lines)
+
+    def note(self, key: str, reply: Mapping[str, Any]) -> None:
+        """A worker's reply: what it measured, or why it could not."""
+        if "error" in reply:
+            self._write([{"kind": "failed", "key": key, "error": reply["error"]}])
+        else:
+            self._write([{"kind": "done", "key": key, **reply}])
+            self._results += 1
+
+    def _lock(self) -> None:
+        if fcntl is not None and self._file is not None:
+            try:
+                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the system lets go of it if we are killed
+            except OSError:
+                raise ConfigError(
+                    f"another sweep is writing {self.path}: wait, or give another folder"
+                ) from None
+
+    def _mend(self) -> None:
+        """Cut off a last line without its end: what is added would be glued to it."""
+        assert self._file is not None
+        self._file.seek(0)
+        self._size = self._file.read().rfind(b"\n") + 1
+        self._file.truncate(self._size)
+
+    def _compare(self, settings: Mapping[str, Any]) -> None:
+        before = self.kept.head["settings"]
+        other = [name for name in settings if settings[name] != before.get(name)]
+        if other:
+            name = other[0]
+            raise ConfigError(
+                f"the sweep in {self.path} has {name} {before.get(name)}, this one {settings[name]}: "
+                "give another folder, for numbers that differ in this do not belong in one table"
+            )
+
+    def _write(self, entries: Any) -> None:
+        super()._write(entries)
+        if self._file is not None:
+            os.fsync(self._file.fileno())

@@ -1,0 +1,129 @@
+"""From a sweep.jsonl to a table: the numbers of `compare`, computed anew. Knows no model and no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+from dllm_bench.metrics import agreement, sum_up
+from dllm_bench.reading import make
+from dllm_bench.results import Comparison, Entrant, Format, Outcome
+from dllm_bench.sweeps.journal import NAME, Configuration, Kept, read
+from dllm_sdk.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Sweep(Comparison):
+    """A comparison with a row for every configuration that is done, and what became of the others."""
+
+    failed: Mapping[str, str] = field(default_factory=dict)  # configuration -> why
+    waiting: Sequence[str] = ()  # configurations that are still to be measured
+
+    def to_dict(self) -> dict[str, Any]:
+        """As a comparison's, with what became of the others."""
+        return {**super().to_dict(), "failed": dict(self.failed), "waiting": list(self.waiting)}
+
+    def to(self, format: Format, **style: Any) -> str:
+        """As a comparison's; in tables without a sentence for each difference, of which there would be too many."""
+        if format not in ("table", "md"):
+            return super().to(format, **style)
+        if not self.rows:
+            return "\n".join(["No configuration is done.", *self.notes])
+        return Comparison.to(replace(self, differences=()), format, **style)
+
+
+@dataclass(frozen=True)
+class _Answer:
+    task: str
+    prompt: int
+    tokens: Sequence[int]
+
+
+def read_sweep(path: str | Path) -> Sweep:
+    """The sweep in a sweep.jsonl or its folder, finished or not.
+
+    Agreement and differences are, as in `compare`, to the first configuration, or with several caches to the same
+    scheduler with the first cache. ConfigError for a file that cannot be read or is damaged before its last line.
+    """
+    file = Path(path) / NAME if Path(path).is_dir() else Path(path)
+    if not file.exists():
+        raise ConfigError(f"there is no sweep in {path}: dllm-bench sweep --output FOLDER makes one")
+    kept = read(file)
+    named = _named(kept)
+    entrants = [_entrant(name, one, named) for name, one in named.items()]
+    done = {one.scheduler for one in entrants if named[one.scheduler].key in kept.done}
+    orphans = [one for one in entrants if one.baseline not in done and one.scheduler in done]
+    measured = [
+        replace(one, baseline=one.baseline if one.baseline in done else one.scheduler)
+        for one in entrants
+        if one.scheduler in done
+    ]
+    places = {one.scheduler: kept.done[named[one.scheduler].key] for one in measured}
+    answers = {name: _answers(*place) for name, place in places.items()}
+    outcomes = [
+        outcome for one in measured for outcome in _outcomes(one, *places[one.scheduler], answers[one.baseline])
+    ]
+    failed = {name: kept.failed[one.key] for name, one in named.items() if one.key in kept.failed}
+    waiting = [name for name in named if name not in done and name not in failed]
+    prompts = {task: dict(enumerate(texts)) for task, texts in kept.head["prompts"].items()}
+    notes = [*kept.head["notes"], *_notes(kept, failed, waiting, orphans)]
+    found = sum_up(measured, outcomes, kept.head["environment"], notes, prompts)
+    return Sweep(**{one.name: getattr(found, one.name) for one in fields(found)}, failed=failed, waiting=waiting)
+
+
+def _named(kept: Kept) -> dict[str, Configuration]:
+    """The configurations by what a table calls them; of those that differ only in their code, the newest."""
+    several = len({one.cache for one in kept.configurations.values()}) > 1
+    return {f"{one.spec}, {one.cache}" if several else one.spec: one for one in kept.configurations.values()}
+
+
+def _entrant(name: str, one: Configuration, named: Mapping[str, Configuration]) -> Entrant:
+    first_name, first = next(iter(named.items()))
+    several = name != one.spec
+    baseline = f"{one.spec}, {first.cache}" if several else first_name
+    return Entrant(name, one.family, one.fields, one.cache, baseline)
+
+
+def _answers(where: str, entry: Mapping[str, Any]) -> dict[tuple[str, int], Sequence[int]]:
+    """The tokens of every answer of a configuration."""
+    found = [make(_Answer, where, one) for one in entry.get("outcomes", [])]
+    return {(one.task, one.prompt): one.tokens for one in found}
+
+
+def _outcomes(
+    entrant: Entrant, where: str, entry: Mapping[str, Any], reference: Mapping[tuple[str, int], Sequence[int]]
+) -> list[Outcome]:
+    names = {"scheduler": entrant.scheduler, "cache": entrant.cache}
+    return [
+        make(
+            Outcome,
+            where,
+            {**one, **names, "agreement": agreement(one["tokens"], reference[one["task"], one["prompt"]])},
+        )
+        for one in entry["outcomes"]
+    ]
+
+
+def _notes(kept: Kept, failed: Mapping[str, str], waiting: Sequence[str], orphans: Sequence[Entrant]) -> list[str]:
+    """What a reader should know."""
+    notes = [f"{name} failed: {sentence}." for name, sentence in failed.items()]
+    if waiting:
+        notes.append(f"{len(waiting)} of {len(kept.configurations)} configurations are still to be measured.")
+    if outdated := len(kept.configurations) - len(_named(kept)):
+        notes.append(f"{outdated} configurations were given before their scheduler's code changed, and are left out.")
+    if orphans:
+        missing = ", ".join(dict.fromkeys(one.baseline for one in orphans))
+        notes.append(f"{missing} is not there to agree with: rows that are measured against it agree with themselves.")
+    workers = [entry["worker"] for _, entry in kept.done.values()]
+    together = max((one.get("together", 1) for one in workers), default=1)
+    if together > 1:
+        notes.append(
+            f"Up to {together} configurations ran at the same time: tokens per second and latencies say how the sweep "
+            "ran, not how fast a configuration is alone."
+        )
+    hosts = sorted({str(one.get("host")) for one in workers})
+    if len(hosts) > 1:
+        notes.append(f"Measured on {len(hosts)} machines: {', '.join(hosts)}.")
+    return notes

@@ -1,0 +1,200 @@
+"""What a worker does: load model and prompts once, then measure one configuration after another.
+
+Requests and replies are JSON, so a worker may be this process, another one or another machine. Knows no journal and no
+engine.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import json
+import platform
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from itertools import product
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from dllm_bench.comparison import batches_of, entrants_of, with_caches
+from dllm_bench.environment import family, fingerprint
+from dllm_bench.explain import exit_code, explain
+from dllm_bench.inputs import check_whole, load_any_model, load_schedulers
+from dllm_bench.measure import WARM_UP_STEPS, Contender, Run
+from dllm_bench.questions import Questions, collect
+from dllm_bench.results import DEFINITIONS, Entrant, Outcome
+from dllm_bench.sweeps.grid import texts
+from dllm_sdk import DllmError, Sampler, Scheduler
+from dllm_sdk.execution import Backend, check_backend
+from dllm_sdk.registry import describe
+
+_NAMED_AGAIN = ("scheduler", "cache", "agreement")  # what an outcome owes to the other configurations
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What all configurations of a sweep have in common; the fields are arguments of `compare`."""
+
+    model: str = "tiny"
+    tasks: Sequence[str] | None = None  # None: all that are registered
+    limit: int = 200  # prompts in all tasks together
+    batch_size: int = 32
+    gen_length: int | None = None  # None: the task's own
+    seed: int = 0
+    temperature: float = 0.0
+    device: str = "cpu"
+    dtype: str | None = None
+    backend: Backend = "eager"
+
+    def questions(self) -> list[Questions]:
+        """The prompts; ConfigError if a field but `model`, `device`, `dtype` is out of its range."""
+        for name in ("limit", "batch_size", "gen_length"):
+            if getattr(self, name) is not None or name != "gen_length":
+                check_whole(name, getattr(self, name), 1)
+        check_whole("seed", self.seed, 0)
+        Sampler(temperature=self.temperature)
+        check_backend(self.backend)
+        texts("model", [self.model])
+        texts("tasks", self.tasks or [])
+        return collect(self.tasks, limit=self.limit, seed=self.seed, gen_length=self.gen_length)
+
+
+class Bench(NamedTuple):
+    """A setup, loaded and checked."""
+
+    run: Run  # without contenders
+    questions: Sequence[Questions]
+    settings: dict[str, Any]  # what a number depends on besides the configuration
+    environment: dict[str, Any]  # what a report shows
+
+
+def prepare(setup: Setup) -> Bench:
+    """Load a setup. Raises DllmError."""
+    questions = setup.questions()
+    model = load_any_model(setup.model, setup.device, setup.dtype)
+    batches = batches_of(model, questions, setup.batch_size)
+    run = Run(model, [], batches, Sampler(temperature=setup.temperature), setup.seed, setup.backend)
+    about = fingerprint(model, setup.model)
+    same = {name: getattr(setup, name) for name in ("seed", "temperature", "batch_size", "limit", "backend")}
+    same["warm_up_steps"] = WARM_UP_STEPS
+    settings = {
+        "definitions": DEFINITIONS,
+        "dllm_sdk": about["dllm_sdk"],
+        "torch": str(about["torch"]),
+        "model": about["model_sha256"] or setup.model,
+        "dtype": about["dtype"],
+        "device": torch.device(model.device).type,
+        **same,
+        "tasks": {one.name: _asked(one) for one in questions},
+    }
+    lengths = {one.name: one.gen_length for one in questions}
+    return Bench(run, questions, settings, {**about, "torch": str(about["torch"]), **same, "gen_length": lengths})
+
+
+def measure_one(run: Run, contender: Contender) -> list[tuple[Outcome, list[int]]]:
+    """Every prompt of a run under one contender, after its warm-up: the outcome and the answer's tokens."""
+    replace(run, contenders=[contender]).warm_up()
+    found: list[tuple[Outcome, list[int]]] = []
+    for batch in run.batches:
+        found += zip(*run.measured(batch, contender), strict=True)
+    return found
+
+
+def key_of(settings: dict[str, Any], contender: Contender) -> str:
+    """What a configuration is known by: a digest of all that its numbers depend on."""
+    scheduler = contender.scheduler
+    about = {
+        **settings,
+        "scheduler": f"{type(scheduler).__module__}:{family(scheduler)}",
+        "fields": describe(scheduler),
+        "code": _code(scheduler),
+        "cache": repr(contender.cache),
+    }
+    return _digest(json.dumps(about, sort_keys=True, ensure_ascii=False).encode())
+
+
+class Worker:
+    """Answers requests about one setup, text to text."""
+
+    def __init__(self, setup: str) -> None:
+        """`setup`: the fields of a Setup as JSON; it is loaded when the first request comes."""
+        self._setup = setup
+        self._bench: Bench | None = None
+
+    def answer(self, request: str) -> str:
+        """`{"describe": ...}` or `{"measure": ...}` -> what it gave, or `error`, a sentence, and its exit `code`."""
+        try:
+            if self._bench is None:
+                self._bench = prepare(Setup(**json.loads(self._setup)))
+            ((what, asked),) = json.loads(request).items()
+            acts: dict[str, Callable[..., dict[str, Any]]] = {"describe": _describe, "measure": _measure}
+            reply = acts[what](self._bench, **asked)
+        except Exception as error:  # whatever a user's code raises: the other configurations go on
+            reply = {"error": explain(error).splitlines()[-1].removeprefix("Error: "), "code": exit_code(error)}
+        return json.dumps(reply, ensure_ascii=False)
+
+
+def _describe(bench: Bench, schedulers: Sequence[str], caches: Sequence[str]) -> dict[str, Any]:
+    """What the journal says of a sweep before it runs; what does not fit the model is found now."""
+    contenders = with_caches(load_schedulers(schedulers), caches)
+    entrants = entrants_of(contenders, bench.run.model)
+    configurations = [
+        {"key": key_of(bench.settings, contender), "spec": spec, "cache": cache, **_about(entrant)}
+        for (spec, cache), contender, entrant in zip(product(schedulers, caches), contenders, entrants, strict=True)
+    ]
+    return {
+        "settings": bench.settings,
+        "environment": bench.environment,
+        "prompts": {one.name: list(one.prompts) for one in bench.questions},
+        "notes": [note for one in bench.questions for note in one.notes],
+        "configurations": configurations,
+    }
+
+
+def _about(entrant: Entrant) -> dict[str, Any]:
+    return {"family": entrant.family, "fields": dict(entrant.fields)}
+
+
+def _measure(bench: Bench, spec: str, cache: str, key: str) -> dict[str, Any]:
+    (contender,) = with_caches(load_schedulers([spec]), [cache])
+    if key_of(bench.settings, contender) != key:
+        raise DllmError(
+            f"{platform.node()} has other weights, prompts, versions or code for {spec} than where the sweep began: "
+            "make them the same on every machine"
+        )
+    start = time.perf_counter()
+    found = measure_one(bench.run, contender)
+    seconds = time.perf_counter() - start
+    return {
+        "outcomes": [_plain(outcome, tokens) for outcome, tokens in found],
+        "worker": {"seconds": seconds, "host": platform.node(), "threads": torch.get_num_threads()},
+    }
+
+
+def _plain(outcome: Outcome, tokens: list[int]) -> dict[str, Any]:
+    kept = {name: value for name, value in asdict(outcome).items() if name not in _NAMED_AGAIN}
+    return {**kept, "tokens": tokens}
+
+
+def _asked(one: Questions) -> str:
+    """A digest of a task's prompts and lengths; of a file also what it says of the answers."""
+    file = Path(one.name).read_bytes() if Path(one.name).is_file() else b""
+    return _digest(json.dumps([one.gen_length, *one.prompts]).encode() + file)
+
+
+def _code(scheduler: Scheduler[Any]) -> list[str]:
+    """A digest of the files in which a scheduler and its parts are written."""
+    try:
+        written = inspect.getsourcefile(type(scheduler))
+    except TypeError:  # typed in, not read from a file
+        written = None
+    parts = [value for value in vars(scheduler).values() if isinstance(value, Scheduler)]
+    mine = _digest(Path(written).read_bytes()) if written else ""
+    return [mine, *(one for part in parts for one in _code(part))]
+
+
+def _digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()[:16]
