@@ -1,0 +1,195 @@
+"""One step of a scheduler in a block that somebody else owns, for hosts that hand out one block of logits at a time.
+
+The block is the whole canvas that the scheduler sees; apart from that it is asked as by the loop, and its decisions are
+cut to what is allowed by the same code. Knows no host, no model and no cache. Shapes: B rows, n positions of the block.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from types import SimpleNamespace
+from typing import Any, NamedTuple, TypeVar, cast
+
+import torch
+from torch import Tensor
+
+from dllm_sdk.caching import lanes
+from dllm_sdk.contract import Applied, allowed, check_pair, check_state, map_tensors, merge_state
+from dllm_sdk.model import Model, bind
+from dllm_sdk.rules import top_k
+from dllm_sdk.sampling import Sampler, row_key
+from dllm_sdk.scheduler import Scheduler, View
+
+MAX_IDLE = 32  # steps that a scheduler which revises may take without fewer masks, as in `decode`
+S = TypeVar("S", bound=Scheduler[Any])
+
+
+class Block(NamedTuple):
+    """What is known of some rows' blocks between two steps; the tokens are the host's."""
+
+    given: Tensor  # bool [B, n]  of the prompt
+    masked: Tensor  # bool [B, n]  undecided; never inferred from the mask id
+    step: Tensor  # int64 [B]
+    low: Tensor  # int64 [B]  fewest masks so far
+    idle: Tensor  # int64 [B]  steps since then
+    closed: Tensor  # bool [B]  nothing more will be written
+    state: Any  # the scheduler's
+
+
+class Stepped(NamedTuple):
+    """What a step did."""
+
+    tokens: Tensor  # int64 [B, n]
+    commit: Tensor  # bool [B, n]  masks that took a token
+    revise: Tensor  # bool [B, n]  tokens that were replaced or masked again
+    draft: Tensor  # int64 [B, n]  what each computed position would have taken
+    confidence: Tensor  # float32 [B, n]
+    settled: Tensor  # bool [B]  closed, and the logits of this step were computed from the block's last tokens
+    block: Block
+
+
+class Asked(NamedTuple):
+    """Who decides, and from what it draws."""
+
+    scheduler: Scheduler[Any]
+    mask_id: int
+    eos_ids: tuple[int, ...] = ()
+    sampler: Sampler = Sampler()
+    seed: int = 0
+
+
+def bound(scheduler: S, eos_ids: Sequence[int]) -> S:
+    """The scheduler with the host's EOS ids in its fields. Raises ConfigError for a text where ids are needed."""
+    model = SimpleNamespace(eos_ids=tuple(eos_ids), tokenizer=None, vocab_size=0)
+    return bind(scheduler, cast(Model, model))
+
+
+def open_block(scheduler: Scheduler[Any], tokens: Tensor, given: Tensor) -> Block:
+    """Blocks before their first step. tokens int64 [B, n]; given bool [B, n], what is not to be generated."""
+    masked = ~given
+    state = scheduler.init(tokens.clone(), masked.clone())
+    check_state(scheduler, state, len(tokens))
+    left = masked.sum(1)
+    return Block(given, masked, torch.zeros_like(left), left, torch.zeros_like(left), left == 0, state)
+
+
+def step(asked: Asked, block: Block, tokens: Tensor, logits: Tensor) -> Stepped:
+    """Decide from the logits, [B, n, V], of the block's tokens, int64 [B, n]."""
+    view = _look(asked, block, tokens, logits)
+    if bool((block.step == 0).any()):
+        block = block._replace(state=_planned(asked.scheduler, block, view))
+    returned = asked.scheduler.select(view, block.state)
+    check_pair(asked.scheduler, "select", returned)
+    decision = allowed(
+        asked.scheduler,
+        returned[0],
+        open=view.open,
+        committed=view.committed,
+        draft=view.draft,
+        vocab_size=logits.shape[-1],
+        mask_id=asked.mask_id,
+    )
+    decision = _moved_on(asked.scheduler, block, view, _stopped(asked.eos_ids, view.open, decision))
+    block = block._replace(state=merge_state(asked.scheduler, "select's state", block.state, returned[1]))
+    return _apply(asked, block, view, decision)
+
+
+def _look(asked: Asked, block: Block, tokens: Tensor, logits: Tensor) -> View:
+    """What `select` sees: drafts where the loop would compute some, tokens elsewhere."""
+    size = tokens.shape[1]
+    active = ~block.closed[:, None]
+    committed = ~block.given & ~block.masked & active & asked.scheduler.revises
+    open = block.masked & active
+    window = lanes(open | committed, size)
+    near = window.clamp(max=size - 1)[..., None].expand(*window.shape, logits.shape[-1])
+    rows = torch.zeros_like(block.step)
+    key = row_key(rows + asked.seed, tokens, rows + size, block.step)
+    drafts = asked.sampler(logits.gather(1, near), key, tokens, window, asked.mask_id)
+    extra = torch.zeros_like(tokens[:, :1])  # a column that takes the padding lanes
+    draft = torch.cat([tokens, extra], 1).scatter(1, window, drafts.draft)[:, :size]
+    confidence = torch.cat([torch.zeros_like(tokens), extra], 1).float().scatter(1, window, drafts.confidence)
+    masks = (~block.given).sum(1)
+    return View(
+        tokens.clone(), open, committed, draft, confidence[:, :size], block.step, masks, key, drafts.logits, window
+    )
+
+
+def _planned(scheduler: Scheduler[Any], block: Block, view: View) -> Any:
+    """The state of the rows whose block begins. The plan itself is the host's: `hosts` has seen that they agree."""
+    unseen = view._replace(
+        draft=view.tokens,
+        confidence=torch.zeros_like(view.confidence),
+        logits=view.logits[:, :0],
+        window=view.window[:, :0],
+    )
+    returned = scheduler.plan(unseen, block.state)
+    check_pair(scheduler, "plan", returned)
+    return merge_state(scheduler, "plan's state", block.state, returned[1], block.step == 0)
+
+
+def _stopped(eos_ids: tuple[int, ...], open: Tensor, decision: Applied) -> Applied:
+    """What is still masked in a row that stops becomes EOS, as in the loop; what follows the block is the host's."""
+    if not eos_ids:
+        return decision
+    stop = decision.stop[:, None]
+    return decision._replace(
+        commit=decision.commit | (open & stop),
+        tokens=decision.tokens.masked_fill(open & stop & ~decision.commit, eos_ids[0]),
+        remask=decision.remask & ~stop,
+        hold=decision.hold & ~decision.stop,
+    )
+
+
+def _moved_on(scheduler: Scheduler[Any], block: Block, view: View, decision: Applied) -> Applied:
+    """The decision; the best mask instead where it would leave a row idle for too long, which the loop reports.
+
+    A host serves others at the same time: it must neither hang nor fall because of one scheduler.
+    """
+    left = ((block.masked & ~decision.commit) | decision.remask).sum(1)
+    over = (left == 0) & ~decision.hold
+    idle = ~block.closed & (left >= block.low) & ~over
+    stuck = idle & (block.idle + 1 >= (MAX_IDLE if scheduler.revises else 1))
+    if bool(stuck.any()):
+        warnings.warn(f"{scheduler!r} brought no fewer masks: the best one is committed", RuntimeWarning, stacklevel=4)
+    rows = stuck[:, None]
+    return decision._replace(
+        commit=torch.where(rows, top_k(view.open, view.confidence, 1), decision.commit),
+        remask=decision.remask & ~rows,
+        edit=decision.edit & ~rows,
+        hold=decision.hold & ~stuck,
+    )
+
+
+def _apply(asked: Asked, block: Block, view: View, decision: Applied) -> Stepped:
+    commit, written, remask, edit, hold, _ = decision
+    written = torch.where(commit | edit, written, view.tokens)
+    tokens = written.masked_fill(remask, asked.mask_id)
+    masked = (block.masked & ~commit) | remask
+    left = masked.sum(1)
+    closed = block.closed | ((left == 0) & ~hold)
+    lower = left < block.low
+    after = block._replace(
+        masked=masked,
+        step=block.step + 1,
+        low=torch.minimum(block.low, left),
+        idle=torch.where(lower, 0, block.idle + 1),
+        closed=closed,
+    )
+    revise = edit | remask
+    quiet = ~(commit | revise).any(1)
+    draft = torch.where(commit | edit, written, view.draft)
+    return Stepped(tokens, commit, revise, draft, view.confidence, closed & quiet, after)
+
+
+def split(block: Block) -> list[Block]:
+    """One block per row, B = 1 each."""
+    return [map_tensors(lambda leaf: leaf[i : i + 1], block) for i in range(len(block.step))]  # noqa: B023
+
+
+def join(blocks: Sequence[Any]) -> Any:
+    """Rows that may come from different requests, as one batch; blocks, or states of equal structure."""
+    if isinstance(blocks[0], Tensor):
+        return torch.cat(list(blocks))
+    parts = [join(part) for part in zip(*blocks, strict=True)]
+    return type(blocks[0])(*parts) if hasattr(blocks[0], "_fields") else tuple(parts)
