@@ -7,6 +7,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from dllm_bench.calibration.choice import Target as Target
+    from dllm_bench.calibration.found import Calibration as Calibration
+    from dllm_bench.calibration.running import calibrate as calibrate
     from dllm_bench.catalogue import Plugin as Plugin
     from dllm_bench.catalogue import available as available
     from dllm_bench.comparison import compare as compare
@@ -29,6 +32,9 @@ if TYPE_CHECKING:
 
 # A module must not have the name of a function in it: importing it would hide the function.
 _HOMES = {
+    "calibration.choice": ["Target"],
+    "calibration.found": ["Calibration"],
+    "calibration.running": ["calibrate"],
     "catalogue": ["Plugin", "available"],
     "comparison": ["compare"],
     "conformance": ["check"],

@@ -10,6 +10,7 @@ import errno
 import importlib
 import sys
 import traceback
+import warnings
 from collections.abc import Callable
 from typing import Any, NoReturn
 
@@ -18,8 +19,10 @@ import click
 import dllm_sdk
 from dllm_bench.commands.options import INTERRUPTED, TRACEBACK, traceback_option
 from dllm_bench.explain import exit_code, explain
+from dllm_sdk.errors import CalibrationWarning
 
-COMMANDS = ("check", "compare", "diff", "list", "sweep", "trace")  # each a module in commands/ with an object `command`
+COMMANDS = ("calibrate", "check", "compare", "diff", "list", "sweep", "trace")
+"""Each a module in commands/ with an object `command`."""
 
 
 class Bench(click.Group):
@@ -44,9 +47,12 @@ class Bench(click.Group):
         sys.exit(code if isinstance(code, int) else 0)
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run the command; turn what it raises into what a user reads."""
+        """Run the command; turn what it raises, or warns of, into what a user reads."""
         try:
-            return super().invoke(ctx)
+            with warnings.catch_warnings():
+                warnings.simplefilter("default", CalibrationWarning)
+                warnings.showwarning = _show_warning  # type: ignore[assignment]
+                return super().invoke(ctx)
         except (click.ClickException, click.exceptions.Exit, click.Abort):
             raise
         except KeyboardInterrupt:
@@ -67,6 +73,13 @@ class Bench(click.Group):
             return None
         found: click.Command = importlib.import_module(f"dllm_bench.commands.{name.replace('-', '_')}").command
         return found
+
+
+def _show_warning(message: Warning | str, category: type[Warning], *where: Any) -> None:
+    if issubclass(category, CalibrationWarning):
+        click.echo(f"Warning: {message}", err=True)
+    else:
+        click.echo(warnings.formatwarning(message, category, *where[:2]), err=True, nl=False)
 
 
 def _fail(ctx: click.Context, error: Exception) -> NoReturn:

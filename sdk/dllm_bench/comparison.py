@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from dllm_bench.calibration.scheduler_file import warn_elsewhere
 from dllm_bench.environment import family, fingerprint, peak_rss
 from dllm_bench.inputs import check_whole, encode, load_any_model, load_schedulers
 from dllm_bench.journal import Journal
@@ -67,6 +68,7 @@ def compare(
     contenders = with_caches(named, caches)
     questions = collect(tasks, limit=limit, seed=seed, gen_length=gen_length)
     loaded = load_any_model(model, device, dtype)
+    warn_elsewhere(schedulers, model, loaded, tasks)
     run = Run(loaded, contenders, batches_of(loaded, questions, batch_size), sampler, seed, backend)
     entrants = entrants_of(contenders, loaded)
     settings = {"seed": seed, "batch_size": batch_size, "temperature": temperature, "limit": limit, "backend": backend}

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from dllm_bench.ahead import confidences
+from dllm_bench.calibration.scheduler_file import warn_elsewhere
 from dllm_bench.environment import fingerprint
 from dllm_bench.inputs import check_whole, encode, load_any_model, load_schedulers
 from dllm_bench.pages.trace import Moment, Shown, data, facts, moments, show, sure, view
@@ -108,6 +109,7 @@ def trace(
     policy, sampler = load_cache(cache) if isinstance(cache, str) else cache, Sampler(temperature=temperature)
     asked = _ask(prompt, gen_length) if prompt is not None else _question(task, number, seed, gen_length)
     loaded = load_any_model(model, device, dtype)
+    warn_elsewhere(schedulers, model, loaded, [task] if prompt is None else [])
     ids = encode(loaded, asked, len(asked.prompts) - 1)
     for _, scheduler in named:  # so that what does not fit is found now
         policy.check(loaded, bind(scheduler, loaded).replan)

@@ -6,6 +6,8 @@ DllmError
 ├── ModelError                     a model that breaks its contract: shapes, logits that are not finite
 └── SchedulerError                 a scheduler that breaks its contract: a wrong shape, dtype, device or state
     └── SchedulerStalled           a scheduler that makes no progress
+
+CalibrationWarning (UserWarning)   a scheduler file is used where it was not calibrated
 """
 
 
@@ -31,3 +33,7 @@ class SchedulerError(DllmError):
 
 class SchedulerStalled(SchedulerError):
     """A scheduler made no progress; the message names the scheduler, the row and the step."""
+
+
+class CalibrationWarning(UserWarning):
+    """A scheduler file is used with another model or task than it was calibrated for."""

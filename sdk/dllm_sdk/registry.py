@@ -95,10 +95,10 @@ def read_spec(spec: str) -> tuple[str, dict[str, Any], dict[str, Any]]:
         raise ConfigError(f"scheduler file {path} cannot be read: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not valid TOML: {error}") from error
-    name, own, calibration = content.get("scheduler"), content.get("fields", {}), content.get("calibration", {})
-    if not (isinstance(name, str) and isinstance(own, dict) and isinstance(calibration, dict)):
+    scheduler, own, calibration = content.get("scheduler"), content.get("fields", {}), content.get("calibration", {})
+    if not (isinstance(scheduler, str) and isinstance(own, dict) and isinstance(calibration, dict)):
         raise ConfigError(f'{path} must hold scheduler = "NAME" and, if any, the tables [fields] and [calibration]')
-    return name, {**own, **fields}, calibration
+    return scheduler, {**own, **fields}, calibration
 
 
 def parse_values(what: str, text: str) -> list[Any]:

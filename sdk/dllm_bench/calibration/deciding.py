@@ -1,0 +1,102 @@
+"""Decode every setting on the calibration prompts, choose, and decode what matters on the validation prompts.
+
+Every setting is decoded once. Knows settings as named schedulers, and prompts as batches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from dllm_bench.calibration.choice import Target, front
+from dllm_bench.calibration.found import Score, Setting
+from dllm_bench.journal import Journal
+from dllm_bench.measure import Batch, Contender, Report, Run
+from dllm_bench.metrics import difference
+from dllm_bench.results import Difference, Outcome
+from dllm_bench.significance import Floats
+from dllm_sdk import NoCache, Scheduler
+from dllm_sdk.registry import describe
+
+REFERENCE = "reference"
+
+
+class Decided(NamedTuple):
+    """What came out."""
+
+    settings: list[Setting]
+    chosen: str | None
+    differences: list[Difference]
+    quality: str
+
+
+class Measured(NamedTuple):
+    """Settings on the same prompts, which are in random order."""
+
+    outcomes: dict[str, list[Outcome]]
+    quality: Floats  # [S, n]  1 or 0 for right or wrong, or agreement with the reference
+    cost: Floats  # [S, n]  forward passes
+
+    def score(self, name: str) -> Score:
+        """A setting's means."""
+        i = list(self.outcomes).index(name)
+        accuracy = float(self.quality[i].mean())
+        loss = float(self.quality[0].mean()) - accuracy
+        return Score(self.quality.shape[1], accuracy, loss, float(self.cost[i].mean()))
+
+
+def decide(
+    run: Run,
+    rows: Mapping[str, Scheduler[Any]],
+    halves: Sequence[Sequence[Batch]],
+    target: Target,
+    report: Report | None,
+) -> Decided:
+    """`rows` holds the reference, then the given setting, then the others; `halves` calibration and validation."""
+    first = measure(run, rows, halves[0], report)
+    loss, cost = first.quality[:1] - first.quality[1:], first.cost[1:]
+    names = list(rows)[1:]
+    index = target.choose(loss, cost)
+    chosen = None if index is None else names[index]
+    best = {names[i] for i in front(loss.mean(1), cost.mean(1))}
+    kept = {name: one for name, one in rows.items() if name in {REFERENCE, names[0], chosen} | best}
+    second = measure(run, kept, halves[1], report)
+    roles = {REFERENCE: "reference", names[0]: "given"}
+    if chosen is not None:
+        roles[chosen] = "given, chosen" if chosen == names[0] else "chosen"
+    found = [
+        Setting(
+            name,
+            describe(scheduler),
+            roles.get(name, ""),
+            name in best,
+            first.score(name),
+            second.score(name) if name in kept else None,
+        )
+        for name, scheduler in rows.items()
+    ]
+    against = [name for name in (REFERENCE, names[0]) if chosen not in (None, name)]
+    differences = [difference(second.outcomes[name], second.outcomes[str(chosen)]) for name in against]
+    scored = all(one.strict is not None for one in first.outcomes[REFERENCE])
+    ordered = [found[0], *sorted(found[1:], key=lambda one: -one.calibration.nfe)]
+    return Decided(ordered, chosen, differences, "accuracy" if scored else "agreement")
+
+
+def measure(run: Run, rows: Mapping[str, Scheduler[Any]], batches: Sequence[Batch], report: Report | None) -> Measured:
+    """Every setting on every prompt; the first one is what the others are held against."""
+    cache, first = NoCache(), next(iter(rows))
+    contenders = [Contender(name, scheduler, "none", cache, first) for name, scheduler in rows.items()]
+    mine: dict[str, list[Outcome]] = {name: [] for name in rows}
+    for outcome in replace(run, contenders=contenders, batches=batches).outcomes(Journal(None), report):
+        mine[outcome.scheduler].append(outcome)
+    order = np.random.default_rng(run.seed).permutation(
+        len(mine[first])
+    )  # batches are sorted by length, a test needs luck
+    outcomes = {name: [found[i] for i in order] for name, found in mine.items()}
+    scored = all(one.strict is not None for one in outcomes[first])
+    quality = [[float(one.strict or 0) if scored else one.agreement for one in found] for found in outcomes.values()]
+    cost = [[float(one.nfe) for one in found] for found in outcomes.values()]
+    return Measured(outcomes, np.array(quality), np.array(cost))

@@ -1,0 +1,180 @@
+"""The forms of a calibration: one function per format, each `Calibration -> text`. Knows numbers alone."""
+
+from __future__ import annotations
+
+import csv as csv_module
+import io
+import json as json_module
+from dataclasses import asdict
+from typing import Any
+
+from dllm_bench.calibration.found import Calibration, Score, Setting
+from dllm_bench.render import Style, grid, percent, pipe_table, wrap
+
+_SURE = (0.5, 0.7, 0.9, 0.95, 0.99)  # confidences whose worth is told
+
+
+def title(found: Calibration) -> str:
+    """What was calibrated on what, in a line."""
+    about, score = found.environment, found.settings[0]
+    n = score.calibration.n + (score.validation.n if score.validation else 0)
+    return (
+        f"{found.scheduler} on {about.get('model')}: {found.target}, against {found.reference}; "
+        f"{len(found.settings) - 1} settings, {n} prompts, seed {about.get('seed')}"
+    )
+
+
+def shown(found: Calibration) -> list[Setting]:
+    """The settings that a table has room for: the reference, the given and the chosen one, and the front."""
+    return [one for one in found.settings if one.role or one.front]
+
+
+def _titles(found: Calibration) -> list[str]:
+    return [*found.axes, found.quality, "lost", "NFE", "val.", "lost", "NFE"]
+
+
+def _cells(found: Calibration, one: Setting) -> list[str]:
+    values = ["" if one.role == "reference" else _brief(one.fields[name]) for name in found.axes]
+    return [*values, *numbers(one)]
+
+
+def _brief(value: Any) -> str:
+    text = json_module.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 16 else f"{text[:13]}..."
+
+
+def role(one: Setting) -> str:
+    """What a setting is here, in words."""
+    return ", ".join(filter(None, [one.role, "front" * one.front]))
+
+
+def numbers(one: Setting) -> list[str]:
+    """Accuracy, loss and passes on the calibration prompts, then on the validation prompts."""
+    return [*_score(one.calibration), *_score(one.validation)]
+
+
+def _score(score: Score | None) -> list[str]:
+    if score is None:
+        return ["-"] * 3
+    return [percent(score.accuracy), f"{100 * score.loss + 0.0:.1f}", f"{score.nfe:.1f}"]
+
+
+def remarks(found: Calibration) -> list[str]:
+    """What the numbers say."""
+    return [*_verdict(found), *_about_given(found), *_about_drafts(found), *found.notes]
+
+
+def _verdict(found: Calibration) -> list[str]:
+    if found.chosen is None:
+        return [f"No setting reaches the target: {found.target}."]
+    said = [f"Chosen: {found.chosen}."]
+    for one in found.differences:
+        passes = f"{one.nfe:+.1f} forward passes per prompt [{one.nfe_low:+.1f}, {one.nfe_high:+.1f}]"
+        said.append(f"{one.sentence() or f'{one.scheduler} against {one.baseline}:'} {passes}.")
+    return said
+
+
+def _about_given(found: Calibration) -> list[str]:
+    (given,) = [one for one in found.settings if "given" in one.role]
+    where = "lies on" if given.front else "does not lie on"
+    return [f"The setting as given {where} the front: {_others(found, given)}."]
+
+
+def _others(found: Calibration, given: Setting) -> str:
+    if given.front:
+        return "none of the others is as good in both accuracy and passes, and better in one"
+    mine = given.calibration
+    better = [
+        one
+        for one in found.settings[1:]
+        if one.front and one.calibration.nfe <= mine.nfe and one.calibration.accuracy >= mine.accuracy
+    ]
+    best = min(better, key=lambda one: one.calibration.nfe)
+    return f"{best.name} is at least as good with {best.calibration.nfe:.1f} passes instead of {mine.nfe:.1f}"
+
+
+def _about_drafts(found: Calibration) -> list[str]:
+    drafts = found.reliability
+    worth = ", ".join(f"{sure:g}: {percent(_stays(found, sure))} %" for sure in _SURE)
+    said = [
+        f"How often a draft that waits is written in the end, by its confidence: {worth}; expected calibration error "
+        f"{100 * drafts.error_before:.1f} points, after isotonic recalibration {100 * drafts.error_after:.1f}."
+    ]
+    if found.delimiters:
+        tokens = ", ".join(
+            f"{one.text!r} {one.drop:.2f}{'' if one.proposed else ' (no)'}" for one in found.delimiters[:8]
+        )
+        said.append(f"Confidence falls behind the tokens, by: {tokens}.")
+    return said
+
+
+def _stays(found: Calibration, confidence: float) -> float:
+    """The recalibrated confidence."""
+    levels = [level for start, level in found.reliability.curve if start <= confidence]
+    return levels[-1] if levels else found.reliability.curve[0][1]
+
+
+def definitions(found: Calibration) -> list[str]:
+    """What the columns mean."""
+    what = (
+        "% of prompts with every line right" if found.quality == "accuracy" else "% of tokens that are the reference's"
+    )
+    return [
+        f"{found.quality}: {what}; lost: points less than the reference; NFE: forward passes per prompt; val.: "
+        f"{found.quality} on the validation prompts, which chose nothing; front: on the calibration prompts no other "
+        "setting is as good in both accuracy and passes, and better in one."
+    ]
+
+
+def table(found: Calibration, *, heading: Style = str, note: Style = str, rule: str = "-") -> str:
+    """Aligned columns, at most 100 wide, with what it all means below."""
+    rows = shown(found)
+    lines = [*wrap(title(found)), ""]
+    lines += grid(
+        "",
+        [role(one) for one in rows],
+        _titles(found),
+        [_cells(found, one) for one in rows],
+        heading=heading,
+        rule=rule,
+    )
+    lines.append("")
+    for text in remarks(found):
+        lines += wrap(text)
+    return "\n".join([*lines, *(note(line) for text in definitions(found) for line in wrap(text))])
+
+
+def md(found: Calibration) -> str:
+    """A pipe table with its notes below."""
+    rows = [[role(one), *_cells(found, one)] for one in shown(found)]
+    lines = [f"{title(found)}\n", *pipe_table(["", *_titles(found)], rows), ""]
+    return "\n".join([*lines, *(f"- {text}" for text in [*remarks(found), *definitions(found)])])
+
+
+def json(found: Calibration) -> str:
+    """Everything."""
+    return json_module.dumps(found.to_dict(), indent=2, ensure_ascii=False)
+
+
+def jsonl(found: Calibration) -> str:
+    """A setting per line."""
+    return "\n".join(json_module.dumps(asdict(one), ensure_ascii=False) for one in found.settings)
+
+
+def csv(found: Calibration) -> str:
+    """A setting per line; its fields as JSON in one cell."""
+    out = io.StringIO()
+    rows = [_flat(one) for one in found.settings]
+    writer = csv_module.DictWriter(out, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return out.getvalue().rstrip("\n")
+
+
+def _flat(one: Setting) -> dict[str, Any]:
+    row: dict[str, Any] = {"name": one.name, "role": one.role, "front": one.front}
+    row["fields"] = json_module.dumps(dict(one.fields), ensure_ascii=False)
+    for half in ("calibration", "validation"):
+        score = getattr(one, half)
+        row |= {f"{half}_{key}": getattr(score, key, "") for key in ("n", "accuracy", "loss", "nfe")}
+    return row

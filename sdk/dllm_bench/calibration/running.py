@@ -1,0 +1,157 @@
+"""`calibrate`: find the settings of a scheduler that reach a target on some prompts, and check them on others.
+
+Registered tasks are asked for prompts of their validation split, so that `compare`, which takes the test split, shows
+prompts that nothing was calibrated on. Knows schedulers, models and tasks only through the registry or as objects.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+import dllm_sdk
+from dllm_bench.calibration.choice import Target
+from dllm_bench.calibration.deciding import REFERENCE, Decided, decide
+from dllm_bench.calibration.delimiters import delimiters, proposed
+from dllm_bench.calibration.found import Calibration
+from dllm_bench.calibration.grid import default_axes, settings, token_field
+from dllm_bench.calibration.observing import Drafts, observe, together
+from dllm_bench.calibration.reliability import reliability
+from dllm_bench.calibration.scheduler_file import identity, name_of, scheduler_file
+from dllm_bench.comparison import batches_of
+from dllm_bench.environment import fingerprint
+from dllm_bench.inputs import check_whole, encode, load_any_model, load_schedulers
+from dllm_bench.measure import Batch, Progress, Report, Run
+from dllm_bench.questions import Questions, Verdict, collect
+from dllm_sdk import ConfigError, Model, Sampler, Scheduler
+from dllm_sdk.model import bind
+from dllm_sdk.registry import split
+
+_OBSERVED = 64  # prompts of each half whose drafts are looked at one by one: tens of thousands of drafts
+
+
+def calibrate(
+    model: str | Model = "tiny",
+    scheduler: str | Scheduler[Any] = "adablock",
+    tasks: Sequence[Any] | None = None,
+    *,
+    target: Target = Target(),  # noqa: B008  frozen
+    grid: Mapping[str, Sequence[Any]] | None = None,
+    reference: str | Scheduler[Any] = "fixed-block",
+    propose_delimiters: bool = False,
+    limit: int = 200,
+    batch_size: int = 32,
+    seed: int = 0,
+    gen_length: int | None = None,
+    device: str = "cpu",
+    dtype: str | None = None,
+    progress: Report | None = None,
+) -> Calibration:
+    """Find the settings of a scheduler that reach a target on the prompts of some tasks.
+
+    `grid` maps fields to the values to try (None: the threshold-like ones, see `grid.default_axes`); the scheduler as
+    given is always tried too. Accuracy is lost against `reference`, by default one token per step. Half of the `limit`
+    prompts choose, the other half validate. `propose_delimiters` also tries the tokens behind which confidence drops.
+    The other arguments are those of `compare`.
+
+    Raises ConfigError and RegistryError before anything runs; SchedulerError and ModelError come from the run.
+    """
+    for name, value in (("limit", limit), ("batch_size", batch_size), ("gen_length", gen_length or 1)):
+        check_whole(name, value, 1)
+    check_whole("seed", seed, 0)
+    given, compared = (load_schedulers([one])[0][1] for one in (scheduler, reference))
+    if isinstance(scheduler, str) and len(split(scheduler, "+")) > 1:
+        raise ConfigError(
+            f"one scheduler is calibrated, got {scheduler!r}: calibrate each part, then combine the files"
+        )
+    axes = {name: list(values) for name, values in (default_axes(given) if grid is None else grid).items()}
+    rows = {REFERENCE: compared, **settings(given, axes)}
+    field = token_field(given) if propose_delimiters else ""
+    questions = collect(tasks, limit=limit, seed=seed, gen_length=gen_length, split="validation")
+    loaded = load_any_model(model, device, dtype)
+    for one in rows.values():
+        bind(one, loaded)
+    halves = [batches_of(loaded, half, batch_size) for half in _halves(loaded, questions, target, seed)]
+    drafts = [_drafts(partial(observe, loaded, compared, seed), batches, progress) for batches in halves]
+    found = delimiters(loaded.tokenizer, drafts[0].drops) if propose_delimiters else []
+    if proposed(found):
+        axes[field] = [getattr(given, field), proposed(found)]
+        rows = {REFERENCE: compared, **settings(given, axes)}
+    decided = decide(Run(loaded, (), (), Sampler(), seed, "eager"), rows, halves, target, progress)
+    environment = fingerprint(loaded, model if isinstance(model, str) else type(model).__name__)
+    about = identity(model, loaded, tasks)
+    names = [one if isinstance(one, str) else repr(one) for one in (scheduler, reference)]
+    return Calibration(
+        scheduler=names[0],
+        reference=names[1],
+        target=str(target),
+        quality=decided.quality,
+        axes=list(axes),
+        settings=decided.settings,
+        chosen=decided.chosen,
+        differences=decided.differences,
+        reliability=reliability(*((one.confidence, one.stays) for one in drafts)),
+        delimiters=found,
+        file=_file(scheduler, rows, decided, {"target": f"{target} against {names[1]}", **about}),
+        environment={**environment, "seed": seed, "limit": limit, "batch_size": batch_size},
+        notes=[note for asked in questions for note in asked.notes],
+    )
+
+
+def _halves(
+    model: Model, questions: Sequence[Questions], target: Target, seed: int
+) -> tuple[list[Questions], list[Questions]]:
+    """Every task's prompts in random order, half of them to calibrate on and the rest to validate."""
+    needed = 2 if target.guarantee is None else 4
+    halves: tuple[list[Questions], list[Questions]] = ([], [])
+    for one in questions:
+        n = len(one.prompts)
+        if n < needed:
+            raise ConfigError(
+                f"task {one.name} has {n} prompts here, but calibration needs {needed} of each task at least, to "
+                "choose on some and to validate on others: raise limit"
+            )
+        for number in range(n):
+            encode(model, one, number)  # an error names the prompt by its number in the task
+        order = np.random.default_rng(seed).permutation(n).tolist()
+        for half, numbers in zip(halves, (order[: n // 2], order[n // 2 :]), strict=True):
+            half.append(_part(one, numbers))
+    return halves
+
+
+def _part(questions: Questions, numbers: Sequence[int]) -> Questions:
+    """Some prompts of a task."""
+
+    def score(number: int, text: str) -> Verdict:
+        return questions.score(numbers[number], text)
+
+    return replace(questions, prompts=[questions.prompts[number] for number in numbers], score=score)
+
+
+def _drafts(look: Any, batches: Sequence[Batch], report: Report | None) -> Drafts:
+    """The drafts of the first prompts of every batch."""
+    share = -(-_OBSERVED // len(batches))
+    total, done, seen = sum(min(share, len(one.ids)) for one in batches), 0, []
+    for batch in batches:
+        if report is not None:
+            report(Progress(done, total, "drafts", REFERENCE))
+        part = replace(batch, prompts=batch.prompts[:share], ids=batch.ids[:share])
+        seen.append(look(part))
+        done += len(part.ids)
+    return together(seen)
+
+
+def _file(
+    scheduler: str | Scheduler[Any], rows: dict[str, Scheduler[Any]], decided: Decided, about: dict[str, Any]
+) -> str | None:
+    """The scheduler file; None where nothing was chosen."""
+    if decided.chosen is None:
+        return None
+    (chosen,) = [one for one in decided.settings if one.name == decided.chosen]
+    numbers = {half: asdict(score) for half in ("calibration", "validation") if (score := getattr(chosen, half))}
+    comment = f"{about['target']}; written by dllm-bench calibrate {dllm_sdk.__version__}"
+    return scheduler_file(name_of(scheduler), rows[decided.chosen], {**about, **numbers}, comment)

@@ -1,0 +1,123 @@
+"""`dllm-bench calibrate`: the settings of a scheduler that reach a target."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from dllm_bench.commands import options
+from dllm_bench.explain import FAILED_RUN
+from dllm_bench.progress import Meter
+from dllm_bench.results import FORMATS
+
+
+@click.command("calibrate")
+@options.model_option
+@click.option(
+    "--scheduler",
+    metavar="SPEC",
+    default="adablock",
+    show_default=True,
+    shell_complete=options.names("scheduler"),
+    help="What is calibrated; fields that are not in the grid stay as given.",
+)
+@click.option(
+    "--task",
+    "tasks",
+    metavar="NAME|FILE.jsonl",
+    multiple=True,
+    shell_complete=options.names("task"),
+    help="Repeat it for several. Without answers in a file, agreement with the reference counts. "
+    "Default: every registered task.",
+)
+@click.option(
+    "--grid",
+    "axes",
+    metavar="FIELD=a,b,c",
+    multiple=True,
+    help="Values to try; repeat it for several fields. Default: the threshold-like fields.",
+)
+@click.option(
+    "--max-accuracy-loss",
+    metavar="POINTS",
+    type=float,
+    help="The fewest forward passes with at most so many points less than the reference.  [default: 1]",
+)
+@click.option(
+    "--max-nfe", metavar="PASSES", type=float, help="The best accuracy within so many passes per prompt instead."
+)
+@click.option(
+    "--guarantee",
+    metavar="PROBABILITY",
+    type=float,
+    help="Such as 0.9: keep the loss within its bound on all prompts of this kind with this probability.",
+)
+@click.option(
+    "--reference",
+    metavar="SPEC",
+    default="fixed-block",
+    show_default=True,
+    shell_complete=options.names("scheduler"),
+    help="What accuracy is lost against; the default commits one token per step.",
+)
+@click.option("--delimiters", is_flag=True, help="Try the tokens behind which confidence drops as delimiters, too.")
+@click.option(
+    "--limit", default=200, show_default=True, help="Prompts in all tasks together: one half chooses, one validates."
+)
+@click.option("--batch-size", default=32, show_default=True, help="Prompts decoded together.")
+@click.option("--gen-length", type=int, help="Positions to generate.  [default: the task's own, 64 for a file]")
+@click.option("--seed", default=0, show_default=True, help="Of the prompts and of the halves.")
+@click.option("--device", default="cpu", show_default=True, help="As torch names it: cpu, cuda, cuda:1.")
+@click.option("--dtype", help="float32, bfloat16, ...  [default: the model's own]")
+@click.option("--output", metavar="FILE.toml", help="Write the scheduler there; use it as --scheduler @FILE.toml.")
+@click.option("--page", metavar="FILE.html", help="Write a page with the front and a reliability diagram there.")
+@click.option("--format", type=click.Choice(FORMATS), default="table", show_default=True)
+@options.traceback_option
+@click.pass_context
+def command(
+    ctx: click.Context, /, axes: tuple[str, ...], output: str | None, page: str | None, format: str, **given: Any
+) -> None:
+    """Find the settings of a scheduler that keep accuracy at the fewest forward passes, or fit a budget.
+
+    Every setting of a grid decodes one half of the prompts, and the best one is checked on the other half. Exit 1 if no
+    setting reaches the target.
+    """
+    for path in filter(None, (output, page)):
+        options.try_to_write(Path(path))
+    from dllm_bench.calibration.choice import Target
+    from dllm_bench.calibration.running import calibrate as run
+    from dllm_bench.environment import keep_freed_memory
+
+    keep_freed_memory()
+    target = Target(**{name: given.pop(name) for name in ("max_accuracy_loss", "max_nfe", "guarantee")})
+    grid = dict(map(_axis, axes)) or None
+    meter = Meter(sys.stderr)
+    tasks, proposes = given.pop("tasks") or None, given.pop("delimiters")
+    try:
+        found = run(tasks=tasks, target=target, grid=grid, propose_delimiters=proposes, progress=meter, **given)
+    finally:
+        meter.clear()
+    click.echo(options.as_text(found, format))
+    if page is not None:
+        Path(page).write_text(found.to_html(), encoding="utf-8", errors="replace")
+        click.echo(f"\nPage: {page}", err=True)
+    if found.chosen is None:
+        kept = "" if output is None else f"; {output} was not written"
+        click.echo(f"Error: no setting reaches the target, {found.target}{kept}", err=True)
+        ctx.exit(FAILED_RUN)
+    if output is not None:
+        found.save(output)
+        click.echo(f"\nScheduler: --scheduler @{output}", err=True)
+
+
+def _axis(text: str) -> tuple[str, list[Any]]:
+    """`FIELD=a,b,c`"""
+    from dllm_sdk.registry import parse_values
+
+    name, equals, values = text.partition("=")
+    if not equals or not name.strip():
+        raise click.UsageError(f"--grid {text!r} must be FIELD=a,b,c")
+    return name.strip().replace("-", "_"), parse_values(f"--grid {text!r}", values)
