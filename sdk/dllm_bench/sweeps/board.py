@@ -21,7 +21,8 @@ class Board(Meter):
         self._start = time.monotonic() if self._start is None else self._start
         failed = f", {at.failed} failed" if at.failed else ""
         earlier = f", {at.before} before" if at.before else ""
-        line = f"{at.done} of {at.total} configurations{failed}{earlier}{self._left()}"
+        left = self._left() if at.done < at.total else ""
+        line = f"{at.done} of {at.total} configurations{failed}{earlier}{left}"
         if not self.live:
             print(f"{line}  {at.last}".rstrip(), file=self.stream, flush=True)
         elif at.done == at.total:

@@ -133,9 +133,7 @@ class SweepJournal(Journal):
             try:
                 fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the system lets go of it if we are killed
             except OSError:
-                raise ConfigError(
-                    f"another sweep is writing {self.path}: wait, or give another folder"
-                ) from None
+                raise ConfigError(f"another sweep is writing {self.path}: wait, or give another folder") from None
 
     def _mend(self) -> None:
         """Cut off a last line without its end: what is added would be glued to it."""

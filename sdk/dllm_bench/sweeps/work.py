@@ -11,6 +11,7 @@ import inspect
 import json
 import platform
 import time
+import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import product
@@ -27,7 +28,7 @@ from dllm_bench.measure import WARM_UP_STEPS, Contender, Run
 from dllm_bench.questions import Questions, collect
 from dllm_bench.results import DEFINITIONS, Entrant, Outcome
 from dllm_bench.sweeps.grid import texts
-from dllm_sdk import DllmError, Sampler, Scheduler
+from dllm_sdk import DllmError, NoCache, Sampler, Scheduler
 from dllm_sdk.execution import Backend, check_backend
 from dllm_sdk.registry import describe
 
@@ -133,14 +134,23 @@ class Worker:
             acts: dict[str, Callable[..., dict[str, Any]]] = {"describe": _describe, "measure": _measure}
             reply = acts[what](self._bench, **asked)
         except Exception as error:  # whatever a user's code raises: the other configurations go on
-            reply = {"error": explain(error).splitlines()[-1].removeprefix("Error: "), "code": exit_code(error)}
+            reply = {"error": _sentence(error), "code": exit_code(error)}
         return json.dumps(reply, ensure_ascii=False)
+
+
+def _sentence(error: Exception) -> str:
+    """What the journal says of a failure; where it arose is lost with the worker, so it says that too."""
+    said = explain(error).splitlines()[-1].removeprefix("Error: ")
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    return said.replace("; run again with --traceback to see where", f" ({place.filename}, line {place.lineno})")
 
 
 def _describe(bench: Bench, schedulers: Sequence[str], caches: Sequence[str]) -> dict[str, Any]:
     """What the journal says of a sweep before it runs; what does not fit the model is found now."""
     contenders = with_caches(load_schedulers(schedulers), caches)
     entrants = entrants_of(contenders, bench.run.model)
+    if not all(isinstance(one.cache, NoCache) for one in contenders):
+        bench.run.model.new_store(1, 1)  # a model without one says so now
     configurations = [
         {"key": key_of(bench.settings, contender), "spec": spec, "cache": cache, **_about(entrant)}
         for (spec, cache), contender, entrant in zip(product(schedulers, caches), contenders, entrants, strict=True)
