@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from dllm_bench.catalogue import available as available
     from dllm_bench.comparison import compare as compare
     from dllm_bench.conformance import check as check
+    from dllm_bench.harness import Evaluation as Evaluation
+    from dllm_bench.harness import evaluate as evaluate
     from dllm_bench.reading import read_results as read_results
     from dllm_bench.regression import Change as Change
     from dllm_bench.regression import Diff as Diff
@@ -27,6 +29,8 @@ if TYPE_CHECKING:
     from dllm_bench.sweeps.report import Sweep as Sweep
     from dllm_bench.sweeps.report import read_sweep as read_sweep
     from dllm_bench.sweeps.run import sweep as sweep
+    from dllm_bench.timing.results import Speed as Speed
+    from dllm_bench.timing.run import speed as speed
     from dllm_bench.tracing import Traces as Traces
     from dllm_bench.tracing import trace as trace
 
@@ -38,11 +42,14 @@ _HOMES = {
     "catalogue": ["Plugin", "available"],
     "comparison": ["compare"],
     "conformance": ["check"],
+    "harness": ["Evaluation", "evaluate"],
     "reading": ["read_results"],
     "regression": ["Change", "Diff", "diff"],
     "results": ["Aup", "Comparison", "Difference", "Entrant", "Outcome", "Row"],
     "sweeps.report": ["Sweep", "read_sweep"],
     "sweeps.run": ["sweep"],
+    "timing.results": ["Speed"],
+    "timing.run": ["speed"],
     "tracing": ["Traces", "trace"],
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}

@@ -21,7 +21,7 @@ from dllm_bench.commands.options import INTERRUPTED, TRACEBACK, traceback_option
 from dllm_bench.explain import exit_code, explain
 from dllm_sdk.errors import CalibrationWarning
 
-COMMANDS = ("calibrate", "check", "compare", "diff", "list", "sweep", "trace")
+COMMANDS = ("calibrate", "check", "compare", "diff", "list", "lm-eval", "speed", "sweep", "trace")
 """Each a module in commands/ with an object `command`."""
 
 
@@ -103,6 +103,7 @@ def cli(ctx: click.Context) -> None:
     dllm-bench sweep FILE.toml --output FOLDER  a grid of settings, resumable after a kill
     dllm-bench diff before/ after/              is any row worse than it was?
     dllm-bench trace --output trace.html        one generation, to step through
+    dllm-bench speed --model random:10M         what a step costs, against a research-style loop
     dllm-bench list --long                      what is there, with its fields and papers
 
     A SPEC is NAME, MODULE:CLASS, FILE.py:CLASS or @FILE.toml, then :field=value,... if any; PLAN_SPEC+SELECT_SPEC

@@ -22,7 +22,16 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
 def fingerprint(model: Model, name: str) -> dict[str, Any]:
     """What a number depends on besides the run's own settings."""
     weights = state(model)
-    device = torch.device(model.device)
+    return machine(torch.device(model.device)) | {
+        "model": name,
+        "model_sha256": digest(weights) if weights else None,
+        "parameters": sum(tensor.numel() for tensor in weights.values()),
+        "dtype": ", ".join(sorted({str(tensor.dtype).removeprefix("torch.") for tensor in weights.values()})) or None,
+    }
+
+
+def machine(device: torch.device) -> dict[str, Any]:
+    """The part of it that no model has a say in."""
     return {
         "dllm_sdk": dllm_sdk.__version__,
         "torch": torch.__version__,
@@ -33,10 +42,6 @@ def fingerprint(model: Model, name: str) -> dict[str, Any]:
         "cpus": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "model": name,
-        "model_sha256": digest(weights) if weights else None,
-        "parameters": sum(tensor.numel() for tensor in weights.values()),
-        "dtype": ", ".join(sorted({str(tensor.dtype).removeprefix("torch.") for tensor in weights.values()})) or None,
     }
 
 

@@ -1,0 +1,72 @@
+"""`dllm-bench speed`: what a step costs, and against what."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from dllm_bench.commands import options
+from dllm_bench.results import FORMATS
+
+if TYPE_CHECKING:
+    from dllm_bench.timing.results import Speed
+
+
+@click.command("speed")
+@options.model_option
+@click.option(
+    "--backend",
+    "backends",
+    type=click.Choice(("eager", "compile", "graph")),
+    multiple=True,
+    default=("eager",),
+    show_default=True,
+    help="How a step is run; repeat it to measure several in turn. graph needs a GPU.",
+)
+@click.option(
+    "--batch-size", "batch_sizes", type=int, multiple=True, default=(1, 8), show_default=True, help="Repeat it."
+)
+@click.option("--prompt-length", default=64, show_default=True, help="Random ids before what is generated.")
+@click.option("--gen-length", default=128, show_default=True, help="Positions to generate.")
+@click.option("--block", default=32, show_default=True, help="Positions per block.")
+@click.option("--steps", default=8, show_default=True, help="Forced steps per block.")
+@click.option("--rounds", default=10, show_default=True, help="Measurements of everything, at most.")
+@click.option(
+    "--rule",
+    type=click.Choice(("threshold", "forced")),
+    default="threshold",
+    show_default=True,
+    help="What the race commits: whatever reaches 0.9, or an equal share in each of --steps steps.",
+)
+@click.option("--budget", default=120.0, show_default=True, help="Seconds after which nothing new is begun.")
+@click.option("--threads", type=int, help="CPU threads.  [default: torch's choice]")
+@click.option("--device", default="cpu", show_default=True, help="As torch names it: cpu, cuda, cuda:1.")
+@click.option("--dtype", help="float32, bfloat16, ...  [default: the model's own]")
+@click.option("--format", type=click.Choice(FORMATS), default="table", show_default=True)
+@options.traceback_option
+@click.pass_context
+def command(ctx: click.Context, /, format: str, **given: Any) -> None:
+    """Measure what a step costs and how many tokens per second it gives, and race a research-style loop.
+
+    MODEL may be random:SHAPE, random weights of a known size: tiny, 3M, 10M, 30M, 100M, 1B or LLaDA-8B.
+    """
+    from dllm_bench.environment import keep_freed_memory
+    from dllm_bench.timing.run import speed
+
+    so_far: list[Speed] = []
+
+    def report(found: Speed, name: str) -> None:
+        so_far[:] = [found]
+        if name:
+            click.echo(f"{name} ...", err=True)
+
+    keep_freed_memory()
+    try:
+        speed(**given, report=report)
+    except KeyboardInterrupt:
+        if so_far:
+            click.echo(options.as_text(so_far[0], format))
+        click.echo("Interrupted; what was measured before is above." if so_far else "Interrupted.", err=True)
+        ctx.exit(options.INTERRUPTED)
+    click.echo(options.as_text(so_far[0], format))

@@ -1,0 +1,1 @@
+"""Behind `dllm-bench speed`; read clocks, research, counting, ceilings, results, work, races, steps, run, render."""

@@ -1,0 +1,116 @@
+"""What a piece of work asks of the machine: operations, host reads, floating-point operations, bytes. Times nothing.
+
+Two ways to look: below torch's dispatcher (any device, eager only), and the profiler's list of what a GPU ran.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple, TypeVar
+
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode
+
+T = TypeVar("T")
+
+_PRODUCTS = ("mm", "linear", "scaled_dot_product", "_flash_attention", "_efficient_attention")  # parts of names
+_READS_BELOW = ("aten::_local_scalar_dense", "aten::nonzero", "aten::masked_select", "aten::is_nonzero", "aten::equal")
+_READS_ABOVE = ("tolist", "cpu", "numpy")
+
+
+class Counts(NamedTuple):
+    """How much was started, and how often the host waited for an answer."""
+
+    kernels: int  # on a GPU; elsewhere operations that are not views
+    host_reads: int
+
+
+@dataclass(frozen=True)
+class Work:
+    """What must be done at least."""
+
+    flops: float  # of matrix products and attention
+    bytes: float  # operands and results of these, each moved once
+
+    def __add__(self, other: Work) -> Work:
+        """Both."""
+        return Work(self.flops + other.flops, self.bytes + other.bytes)
+
+
+def count(action: Callable[[], object], device: torch.device) -> Counts:
+    """What an action started and read. Off a GPU it must run eagerly."""
+    if device.type == "cuda":
+        return _count_profiled(action)
+    below, above = _Below(), _Above()
+    with below, above:
+        action()
+    return Counts(below.operations, below.reads + above.reads)
+
+
+def weigh(action: Callable[[], T]) -> tuple[T, Work]:
+    """What an action gives, and its work; it must run eagerly."""
+    flops, moved = FlopCounterMode(display=False), _Products()
+    with flops, moved:
+        result = action()
+    return result, Work(float(flops.get_total_flops()), float(moved.bytes))
+
+
+def _count_profiled(action: Callable[[], object]) -> Counts:
+    from torch.profiler import ProfilerActivity, profile
+
+    with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as found:
+        action()
+        torch.cuda.synchronize()
+    names = [event.name for event in found.events() if event.device_type.name == "CUDA"]
+    moves = sum(name.startswith(("Memcpy", "Memset")) for name in names)
+    return Counts(len(names) - moves, sum("DtoH" in name for name in names))
+
+
+class _Below(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Operations as they reach a device."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.operations = self.reads = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.operations += not func.is_view
+        name = func._schema.name
+        by_mask = name.startswith("aten::index") and any(
+            isinstance(one, Tensor) and one.dtype in (torch.bool, torch.uint8)
+            for one in (args[1] if len(args) > 1 and isinstance(args[1], list | tuple) else ())
+        )
+        self.reads += name in _READS_BELOW or by_mask
+        return func(*args, **(kwargs or {}))
+
+
+class _Above(TorchFunctionMode):
+    """Reads that a CPU tensor answers without an operation, and a GPU's with a wait."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.reads = 0
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.reads += getattr(func, "__name__", "") in _READS_ABOVE
+        return func(*args, **(kwargs or {}))
+
+
+class _Products(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Bytes that matrix products and attention read and write."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.bytes = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if any(part in func._schema.name.removeprefix("aten::") for part in _PRODUCTS):
+            results = result if isinstance(result, list | tuple) else (result,)
+            tensors = [one for one in (*args, *results) if isinstance(one, Tensor)]
+            self.bytes += sum(one.numel() * one.element_size() for one in tensors)
+        return result

@@ -1,0 +1,91 @@
+"""`generate` against the research-style loop, in turn on the same prompts: the ratio of each round is what counts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from dllm_bench.timing.clocks import Took, between, clock_of, spread
+from dllm_bench.timing.research import Researched, Rule, decode_research
+from dllm_bench.timing.results import Race
+from dllm_bench.timing.work import Job
+from dllm_sdk import Model
+from dllm_sdk.execution import Backend
+
+
+@dataclass(frozen=True)
+class Track:
+    """What is decoded, by both."""
+
+    jobs: Sequence[Job]  # one prompt each; the first warms up, the others are the rounds
+    rule: Rule  # what `scheduler` of the jobs commits
+    rule_name: str
+    block: int
+
+    @property
+    def model(self) -> Model:
+        """Of all jobs."""
+        return self.jobs[0].model
+
+
+class Finish(NamedTuple):
+    """One generation."""
+
+    took: Took
+    tokens: list[int]
+    nfe: int
+
+
+def race(track: Track, backends: Sequence[Backend], enough: Callable[[], bool]) -> list[Race]:
+    """One round per job but the first, each loop in turn: research, ours with every backend, research, ...
+
+    `enough` is asked before every round but the first.
+    """
+    warm, *jobs = track.jobs
+    _research(track, warm)
+    for backend in backends:
+        _ours(warm, backend)
+    research: list[Finish] = []
+    ours: dict[Backend, list[Finish]] = {backend: [] for backend in backends}
+    for job in jobs:
+        if research and enough():
+            break
+        research.append(_research(track, job))
+        for backend in backends:
+            ours[backend].append(_ours(job, backend))
+    return [_result(track, backend, found, research) for backend, found in ours.items()]
+
+
+def _research(track: Track, job: Job) -> Finish:
+    clock = clock_of(track.model.device)
+    start = clock()
+    found: Researched = decode_research(
+        track.model, job.prompts[0], track.rule, gen_length=job.gen_length[0], block=track.block, cache=job.cache
+    )
+    return Finish(between(start, clock()), found.tokens.tolist(), found.nfe)
+
+
+def _ours(job: Job, backend: Backend) -> Finish:
+    clock = clock_of(job.model.device)
+    start = clock()
+    found = job.run(backend)
+    return Finish(between(start, clock()), found.tokens[0].tolist(), found.nfe[0])
+
+
+def _result(track: Track, backend: Backend, ours: Sequence[Finish], research: Sequence[Finish]) -> Race:
+    pairs = list(zip(ours, research, strict=True))
+    return Race(
+        cache=track.jobs[0].cache,
+        backend=backend,
+        rule=track.rule_name,
+        equal=sum(a[1:] == b[1:] for a, b in pairs) / len(pairs),
+        nfe=sum(one.nfe for one in ours) / len(ours),
+        research_nfe=sum(one.nfe for one in research) / len(research),
+        step_ms=spread([1000 * one.took.wall / one.nfe for one in ours]),
+        step_cpu_ms=spread([1000 * one.took.cpu / one.nfe for one in ours]),
+        research_step_ms=spread([1000 * one.took.wall / one.nfe for one in research]),
+        research_step_cpu_ms=spread([1000 * one.took.cpu / one.nfe for one in research]),
+        speedup=spread([b.took.wall / a.took.wall for a, b in pairs]),
+        cpu_speedup=spread([b.took.cpu / a.took.cpu for a, b in pairs]),
+    )

@@ -1,0 +1,195 @@
+"""A measurement of speed as text. Every function takes a `Speed` and returns what to print."""
+
+from __future__ import annotations
+
+import csv as csv_module
+import io
+import json as json_module
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from typing import Any, NamedTuple, TypeAlias
+
+from dllm_bench.render import grid, pipe_table, wrap
+from dllm_bench.timing.clocks import Spread
+from dllm_bench.timing.results import Race, Rate, Speed, StepCost
+
+Style = Callable[[str], str]
+
+
+Filled: TypeAlias = tuple[Sequence[str], Sequence[tuple[str, Sequence[str]]], str]
+"""Titles, rows and legend of a table."""
+
+
+class Table(NamedTuple):
+    """One of the three, ready to be set."""
+
+    name: str
+    corner: str
+    titles: Sequence[str]
+    rows: Sequence[tuple[str, Sequence[str]]]
+    legend: str
+
+
+def tables(speed: Speed) -> list[Table]:
+    """Those that have rows."""
+    found = (
+        Table("Against a research-style loop", "cache, backend", *_races(speed.races)),
+        Table("Steps", "step, backend, batch", *_steps(speed.steps, speed.environment)),
+        Table("Tokens per second", "work, cache, backend, batch", *_rates(speed.rates)),
+    )
+    return [one for one in found if one.rows]
+
+
+def _races(races: Sequence[Race]) -> Filled:
+    titles = ("n", "equal", "NFE", "theirs", "ms", "theirs", "CPU ms", "theirs", "speed-up", "by CPU time")
+    rows = [
+        (
+            f"{one.cache}, {one.backend}",
+            (
+                f"{one.speedup.n}",
+                f"{100 * one.equal:.0f} %",
+                f"{one.nfe:.1f}",
+                f"{one.research_nfe:.1f}",
+                _ms(one.step_ms.median),
+                _ms(one.research_step_ms.median),
+                _ms(one.step_cpu_ms.median),
+                _ms(one.research_step_cpu_ms.median),
+                _ratio(one.speedup),
+                _ratio(one.cpu_speedup),
+            ),
+        )
+        for one in races
+    ]
+    rule = races[0].rule if races else ""
+    legend = (
+        f"{rule}; one prompt at a time, both loops in turn. equal: prompts with the same tokens and NFE; ms: per "
+        "forward pass, of the whole generation; speed-up: time of the research-style loop / ours, median over prompts "
+        "[quartiles]."
+    )
+    return titles, rows, legend
+
+
+def _steps(steps: Sequence[StepCost], about: Mapping[str, Any]) -> Filled:
+    started = "kernels" if str(about["device"]).startswith("cuda") else "operations"
+    titles = ("fed", "ms", "CPU ms", "forward", "decision", started, "reads", "ceiling")
+    rows = [
+        (
+            f"{one.kind}, {one.backend}, {one.batch_size}",
+            (
+                f"{one.fed:.0f}",
+                _spread(one.ms),
+                _ms(one.cpu_ms.median),
+                _ms(one.forward_ms.median) if one.forward_ms else "-",
+                _ms(one.decision_ms.median) if one.decision_ms else "-",
+                f"{one.kernels:.0f}" if one.kernels is not None else "-",
+                f"{one.host_reads:.1f}" if one.host_reads is not None else "-",
+                f"{100 * one.ceiling_share:.0f} % {one.bound}",
+            ),
+        )
+        for one in steps
+    ]
+    legend = (
+        f"{about['steps']} steps per block of {about['block']}. fed: positions computed per row; ms: a whole step, "
+        "median [quartiles] over generations; forward: the model's part, eagerly; decision: the step with a model that "
+        f"costs nothing; {started} and host reads per step of any kind; ceiling: the least time for the products and "
+        "attention at the rates above / the step."
+    )
+    return titles, rows, legend
+
+
+def _rates(rates: Sequence[Rate]) -> Filled:
+    rows = [
+        (
+            f"{one.work}, {one.cache}, {one.backend}, {one.batch_size}",
+            (
+                f"{one.nfe:.1f}",
+                f"{one.tpf:.2f}",
+                f"{one.tokens_per_second.median:,.0f} "
+                f"[{one.tokens_per_second.low:,.0f}, {one.tokens_per_second.high:,.0f}]",
+                f"{one.warm_up_s:.1f}",
+            ),
+        )
+        for one in rates
+    ]
+    legend = (
+        "forced: a fixed number of passes on random ids; adaptive: threshold decoding of the tasks' prompts up to EOS. "
+        "NFE: forward passes per row; TPF: tokens per pass; warm-up: seconds of the first round, compilation included."
+    )
+    return ("NFE", "TPF", "tokens/s", "warm-up"), rows, legend
+
+
+def _ms(value: float) -> str:
+    return f"{value:.3f}" if value < 1 else f"{value:.2f}" if value < 10 else f"{value:.1f}"
+
+
+def _spread(value: Spread) -> str:
+    return f"{_ms(value.median)} [{_ms(value.low)}, {_ms(value.high)}]"
+
+
+def _ratio(value: Spread) -> str:
+    return f"{value.median:.2f} [{value.low:.2f}, {value.high:.2f}]"
+
+
+def title(speed: Speed) -> str:
+    """What ran on what, in a line."""
+    about, found = speed.environment, speed.ceilings
+    return (
+        f"{about['model']}, {about['parameters'] / 1e6:,.1f}M parameters, {about['dtype']}; {about['device']} "
+        f"({about['device_name']}), threads: {about['threads']}, torch {about['torch']}; "
+        f"prompt {about['prompt_length']}, generated {about['gen_length']}; "
+        f"copy {found.bytes_per_second / 1e9:,.1f} GB/s, matrix product {found.flops_per_second / 1e9:,.0f} GFLOP/s"
+    )
+
+
+def table(speed: Speed, *, heading: Style = str, note: Style = str, rule: str = "-") -> str:
+    """Aligned columns, with what they mean below each."""
+    lines = wrap(title(speed))
+    for one in tables(speed):
+        names, cells = [name for name, _ in one.rows], [row for _, row in one.rows]
+        lines += ["", *grid(one.corner, names, one.titles, cells, heading=heading, rule=rule)]
+        lines += [note(line) for line in wrap(one.legend)]
+    return "\n".join([*lines, "", *(line for text in speed.notes for line in wrap(text))])
+
+
+def md(speed: Speed) -> str:
+    """Pipe tables."""
+    lines = [title(speed)]
+    for one in tables(speed):
+        rows = [[name, *row] for name, row in one.rows]
+        lines += ["", f"**{one.name}**", "", *pipe_table([one.corner, *one.titles], rows), "", one.legend]
+    return "\n".join([*lines, "", *(f"- {text}" for text in speed.notes)])
+
+
+def json(speed: Speed) -> str:
+    """Everything."""
+    return json_module.dumps(speed.to_dict(), indent=2, ensure_ascii=False)
+
+
+def jsonl(speed: Speed) -> str:
+    """One measurement per line; `table` says of what kind."""
+    return "\n".join(json_module.dumps(one, ensure_ascii=False) for one in _records(speed))
+
+
+def csv(speed: Speed) -> str:
+    """One measurement per line; what a kind of measurement does not have is empty."""
+    rows = [dict(_flat(one)) for one in _records(speed)]
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    out = io.StringIO()
+    writer = csv_module.DictWriter(out, names, restval="", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return out.getvalue().rstrip("\n")
+
+
+def _records(speed: Speed) -> list[dict[str, Any]]:
+    kinds: dict[str, Sequence[Any]] = {"race": speed.races, "step": speed.steps, "rate": speed.rates}
+    return [{"table": kind} | asdict(one) for kind, rows in kinds.items() for one in rows]
+
+
+def _flat(record: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    """Spreads as columns of their own, `ms_low` and so on."""
+    return [
+        (f"{name}_{part}" if part else name, cell)
+        for name, value in record.items()
+        for part, cell in (value.items() if isinstance(value, dict) else [("", value)])
+    ]

@@ -1,0 +1,112 @@
+"""What a measurement of speed found, and its forms: table, markdown, JSON, JSON lines, CSV. Knows no model.
+
+Every time is in milliseconds, with the quartiles of its rounds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from importlib import import_module
+from typing import Any
+
+from dllm_bench.results import Format
+from dllm_bench.timing.ceilings import Ceilings
+from dllm_bench.timing.clocks import Spread
+from dllm_sdk.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Race:
+    """`generate` against the research-style loop on the same prompts, one at a time, in turn."""
+
+    cache: str
+    backend: str
+    rule: str  # what both commit
+    equal: float  # share of prompts with the same tokens and the same NFE
+    nfe: float  # mean over the rounds
+    research_nfe: float
+    step_ms: Spread  # of a whole generation, per forward pass
+    step_cpu_ms: Spread
+    research_step_ms: Spread
+    research_step_cpu_ms: Spread
+    speedup: Spread  # round by round: research-style time of the generation / ours
+    cpu_speedup: Spread  # the same with CPU time
+
+
+@dataclass(frozen=True)
+class StepCost:
+    """A step of a generation with a forced number of forward passes, by what the step computes."""
+
+    kind: str  # full: everything, without a cache; refresh: everything, into the cache; prefix; block
+    backend: str
+    batch_size: int
+    fed: float  # positions computed per row, mean
+    ms: Spread  # the whole step, forward pass and decision
+    cpu_ms: Spread
+    forward_ms: Spread | None  # the model's part; eager only
+    decision_ms: Spread | None  # the rest: the step with a model that costs nothing
+    kernels: float | None  # started per step; on a CPU operations that are not views, eager only
+    host_reads: float | None  # per step
+    ceiling_share: float  # the least time that products and attention take on this machine / the step's median
+    bound: str  # by what that least time is bound: memory or matrix
+
+
+@dataclass(frozen=True)
+class Rate:
+    """Generated tokens per second."""
+
+    work: str  # forced: a fixed number of passes; adaptive: threshold decoding of real prompts
+    cache: str
+    backend: str
+    batch_size: int
+    nfe: float  # mean over rows
+    tpf: float  # tokens per forward pass
+    tokens_per_second: Spread
+    warm_up_s: float  # the first generation, compilation and capture included
+
+
+_TABLES: dict[str, Any] = {"races": Race, "steps": StepCost, "rates": Rate}
+
+
+@dataclass(frozen=True)
+class Speed:
+    """All that was measured. `str()` is the table of the command line."""
+
+    ceilings: Ceilings
+    races: Sequence[Race]
+    steps: Sequence[StepCost]
+    rates: Sequence[Rate]
+    environment: Mapping[str, Any] = field(repr=False)  # versions, machine and settings
+    notes: Sequence[str] = field(repr=False)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Speed:
+        """From what `to_dict` gave. Raises ConfigError for anything else."""
+        try:
+            tables = {name: [_record(kind, row) for row in data[name]] for name, kind in _TABLES.items()}
+            return cls(
+                ceilings=Ceilings(**data["ceilings"]), environment=data["environment"], notes=data["notes"], **tables
+            )
+        except (KeyError, TypeError) as error:
+            raise ConfigError(f"this is no result of dllm-bench speed --format json: {error!r}") from error
+
+    def to(self, format: Format, **style: Any) -> str:
+        """As "table", "json", "jsonl", "csv" or "md". `style` is for the table."""
+        render: Any = import_module("dllm_bench.timing.render")
+        return str(getattr(render, format)(self, **style))
+
+    def __str__(self) -> str:
+        return self.to("table")
+
+    def _repr_markdown_(self) -> str:
+        return self.to("md")
+
+
+def _record(kind: Any, row: Mapping[str, Any]) -> Any:
+    spreads = {item.name for item in fields(kind) if "Spread" in str(item.type)}
+    return kind(**{k: Spread(**v) if k in spreads and v is not None else v for k, v in row.items()})

@@ -1,0 +1,240 @@
+"""`speed`: every measurement in order of importance, until the budget is used up. Knows models by name only."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from itertools import zip_longest
+from typing import Literal, NamedTuple, TypeAlias
+
+import torch
+
+from dllm_bench.environment import machine
+from dllm_bench.inputs import check_whole, encode, load_any_model
+from dllm_bench.questions import collect
+from dllm_bench.timing.ceilings import measure_ceilings
+from dllm_bench.timing.clocks import Deadline
+from dllm_bench.timing.races import Track, race
+from dllm_bench.timing.research import CACHES, PUBLIC_FIGURES, ResearchModel, quota_rule, threshold_rule
+from dllm_bench.timing.results import Speed
+from dllm_bench.timing.steps import rates, rounds, step_costs
+from dllm_bench.timing.work import Job, random_prompts
+from dllm_sdk import ConfigError, Model, load_scheduler
+from dllm_sdk.execution import Backend, check_backend
+
+THRESHOLD = 0.9
+ADAPTIVE_PROMPTS = 8  # at least; a smaller batch decodes them in several
+
+Rule: TypeAlias = Literal["threshold", "forced"]
+Report: TypeAlias = Callable[[Speed, str], None]
+"""Called before every part: what was measured so far, and what comes next ("" at the end)."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What to measure, checked."""
+
+    model: Model
+    backends: Sequence[Backend]
+    batch_sizes: Sequence[int]
+    prompt_length: int
+    gen_length: int
+    block: int
+    steps: int
+    rounds: int
+    rule: Rule
+
+    def __post_init__(self) -> None:
+        """Check the fields."""
+        for name in ("prompt_length", "gen_length", "block", "steps", "rounds"):
+            check_whole(name, getattr(self, name), 1)
+        if not self.backends or not self.batch_sizes:
+            raise ConfigError("give at least one backend and one batch size")
+        for size in self.batch_sizes:
+            check_whole("batch_sizes", size, 1)
+        for backend in self.backends:
+            check_backend(backend)
+        if "graph" in self.backends and self.model.device.type != "cuda":
+            raise ConfigError("backend graph needs a CUDA device: give eager or compile, or --device cuda")
+        if self.rule not in ("threshold", "forced"):
+            raise ConfigError(f"rule must be threshold or forced, got {self.rule!r}")
+        if self.model.max_length is not None and self.prompt_length + self.gen_length > self.model.max_length:
+            raise ConfigError(
+                f"prompt_length + gen_length is {self.prompt_length + self.gen_length}, but the model's context holds "
+                f"{self.model.max_length}: lower one of them"
+            )
+
+    @property
+    def caches(self) -> Sequence[str]:
+        """Those that the model can use, the cheapest first."""
+        try:
+            self.model.new_store(1, 2)
+        except ConfigError:
+            return ("none",)
+        return ("none",) if self.model.block_causal else tuple(reversed(CACHES))
+
+    def forced(self, cache: str, batch_size: int) -> Job:
+        """A fixed number of passes per block, on random ids: the work does not depend on what is written."""
+        scheduler = load_scheduler(f"fixed-block:block={self.block},steps={self.steps}")
+        prompts = random_prompts(self.model, batch_size, self.prompt_length, seed=0)
+        return Job(self.model, scheduler, prompts, [self.gen_length] * batch_size, cache)
+
+    def track(self, cache: str) -> Track:
+        """The race on random ids, and one prompt to warm up with."""
+        forced = self.rule == "forced"
+        spec = f"fixed-block:block={self.block},steps={self.steps}" if forced else f"threshold:block={self.block}"
+        scheduler = load_scheduler(spec if forced else f"{spec},threshold={THRESHOLD}")
+        prompts = random_prompts(self.model, self.rounds + 1, self.prompt_length, seed=1)
+        return Track(
+            jobs=[Job(self.model, scheduler, [prompt], [self.gen_length], cache) for prompt in prompts],
+            rule=quota_rule(self.steps) if forced else threshold_rule(THRESHOLD),
+            rule_name=f"{self.steps} steps per block of {self.block}"
+            if forced
+            else f"threshold {THRESHOLD}, block {self.block}",
+            block=self.block,
+        )
+
+    def adaptive(self, batch_size: int) -> list[Job]:
+        """Prompts of the registered tasks in turn, with threshold decoding up to EOS."""
+        scheduler = load_scheduler(f"threshold:block={self.block},threshold={THRESHOLD}")
+        count = max(batch_size, ADAPTIVE_PROMPTS)
+        questions = collect(None, limit=5 * count, seed=0, gen_length=None)
+        per_task = [[(encode(self.model, one, i), one.gen_length) for i in range(count)] for one in questions]
+        asked = [item for group in zip_longest(*per_task) for item in group if item][:count]
+        return [
+            Job(self.model, scheduler, [ids for ids, _ in part], [n for _, n in part], self.caches[0], stop_at_eos=True)
+            for part in (asked[i : i + batch_size] for i in range(0, count, batch_size))
+        ]
+
+
+class Part(NamedTuple):
+    """One thing to measure, within a share of the budget."""
+
+    name: str
+    measure: Callable[[Speed, Callable[[], bool]], Speed]
+
+
+def speed(
+    model: str | Model = "tiny",
+    *,
+    backends: Sequence[Backend] = ("eager",),
+    batch_sizes: Sequence[int] = (1, 8),
+    prompt_length: int = 64,
+    gen_length: int = 128,
+    block: int = 32,
+    steps: int = 8,
+    rounds: int = 10,
+    rule: Rule = "threshold",
+    budget: float = 120.0,
+    threads: int | None = None,
+    device: str = "cpu",
+    dtype: str | None = None,
+    report: Report | None = None,
+) -> Speed:
+    """Measure what steps cost, how many tokens per second that gives, and against a research-style loop.
+
+    `model` as for `compare`; `random:SHAPE` has random weights of a known shape. The race decodes `rounds` random
+    prompts, with `rule` "threshold" 0.9 or with a forced number of `steps` per block, which is also how steps are
+    measured, for each of the batch sizes. Everything is decoded with every backend in turn, round by round, so that a
+    machine that slows down slows all of them. No part begins after `budget` seconds, and each has an equal share of
+    what is left; what was left out is in the notes. `threads`: of the CPU; None: as torch has it.
+
+    Raises ConfigError and RegistryError before anything is measured.
+    """
+    if not isinstance(budget, int | float) or not budget > 0:
+        raise ConfigError(f"budget must be a number of seconds above 0, got {budget!r}")
+    with _threads(threads):
+        loaded = load_any_model(model, device, dtype)
+        setting = Setting(
+            loaded, tuple(backends), tuple(batch_sizes), prompt_length, gen_length, block, steps, rounds, rule
+        )
+        named = model if isinstance(model, str) else type(model).__name__
+        return _measure(setting, named, budget, report or (lambda found, name: None))
+
+
+def _measure(setting: Setting, model: str, budget: float, report: Report) -> Speed:
+    parts, notes = _parts(setting)
+    deadline = Deadline(budget, len(parts))
+    device = torch.device(setting.model.device)
+    dtype = getattr(setting.model, "dtype", torch.float32)
+    settings = {name: value for name, value in vars(setting).items() if name != "model"}
+    about = machine(device) | {"model": model, "dtype": str(dtype).removeprefix("torch."), "budget_s": budget}
+    about["parameters"] = sum(one.numel() for one in getattr(setting.model, "parameters", list)())
+    found = Speed(measure_ceilings(device, dtype), (), (), (), about | settings, notes)
+    late = []
+    for part in parts:
+        if deadline.over:
+            late.append(part.name)
+            continue
+        report(found, part.name)
+        try:
+            found = part.measure(found, deadline.share())
+        except torch.OutOfMemoryError:
+            torch.cuda.empty_cache()
+            found = replace(found, notes=[*found.notes, f"{part.name}: left out, the device's memory is too small."])
+    if late:
+        left_out = f"Left out, the budget of {budget:g} s was used up: {'; '.join(late)}."
+        found = replace(found, notes=[*found.notes, left_out])
+    report(found, "")
+    return found
+
+
+def _parts(setting: Setting) -> tuple[list[Part], list[str]]:
+    """What to measure, the important first, and what cannot be."""
+    parts, notes = [], []
+    try:
+        ResearchModel(setting.model, 1)
+        parts = [Part(f"race, cache {cache}", _race(setting, cache)) for cache in setting.caches]
+        notes.append(PUBLIC_FIGURES)
+    except ConfigError as error:
+        notes.append(f"No race: {error}.")
+    for size in setting.batch_sizes:
+        parts += [Part(f"steps, cache {cache}, batch {size}", _steps(setting, cache, size)) for cache in setting.caches]
+        if setting.model.tokenizer is not None:
+            parts.append(Part(f"adaptive, batch {size}", _adaptive(setting, size)))
+    if setting.model.tokenizer is None:
+        notes.append("No adaptive rate: a model without a tokenizer reads no prompt, and random ids would say nothing.")
+    return parts, notes
+
+
+def _race(setting: Setting, cache: str) -> Callable[[Speed, Callable[[], bool]], Speed]:
+    def measure(found: Speed, enough: Callable[[], bool]) -> Speed:
+        return replace(found, races=[*found.races, *race(setting.track(cache), setting.backends, enough)])
+
+    return measure
+
+
+def _steps(setting: Setting, cache: str, batch_size: int) -> Callable[[Speed, Callable[[], bool]], Speed]:
+    def measure(found: Speed, enough: Callable[[], bool]) -> Speed:
+        job = setting.forced(cache, batch_size)
+        seen = rounds([job], setting.backends, most=setting.rounds, enough=enough)
+        return replace(
+            found,
+            steps=[*found.steps, *step_costs(job, seen, found.ceilings)],
+            rates=[*found.rates, *rates("forced", job, seen)],
+        )
+
+    return measure
+
+
+def _adaptive(setting: Setting, batch_size: int) -> Callable[[Speed, Callable[[], bool]], Speed]:
+    def measure(found: Speed, enough: Callable[[], bool]) -> Speed:
+        jobs = setting.adaptive(batch_size)
+        seen = rounds(jobs, setting.backends, most=setting.rounds, enough=enough)
+        return replace(found, rates=[*found.rates, *rates("adaptive", jobs[0], seen)])
+
+    return measure
+
+
+@contextmanager
+def _threads(count: int | None) -> Iterator[None]:
+    """Run with this many threads."""
+    before = torch.get_num_threads()
+    if count is not None:
+        check_whole("threads", count, 1)
+        torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -1,0 +1,122 @@
+"""What a step costs by what it computes, and the tokens per second that follow; all backends of a batch in turn."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from itertools import islice
+from statistics import fmean
+from typing import NamedTuple
+
+from dllm_bench.timing.ceilings import Ceilings
+from dllm_bench.timing.clocks import Spread, clock_of, spread
+from dllm_bench.timing.counting import Work, count
+from dllm_bench.timing.results import Rate, StepCost
+from dllm_bench.timing.work import Job, Timed, hollow, model_seconds, model_work, of_kind, timed
+from dllm_sdk.execution import Backend
+
+_KINDS = {"none": {"full": False}, "prefix": {"prefix": False}, "dual": {"block": False, "refresh": True}}
+_FEW = 3  # generations for what is not the main figure
+
+
+class Rounds(NamedTuple):
+    """What one backend did, round by round: the generations of all jobs."""
+
+    runs: list[list[Timed]]
+    warm_up_s: float
+
+
+def rounds(
+    jobs: Sequence[Job], backends: Sequence[Backend], *, most: int, enough: Callable[[], bool]
+) -> dict[Backend, Rounds]:
+    """All jobs with every backend in turn, up to `most` times, once at least; one round before that warms up."""
+    clock, found = clock_of(jobs[0].model.device), {}
+    for backend in backends:
+        start = time.perf_counter()
+        for job in jobs:
+            timed(job, backend, clock)
+        found[backend] = Rounds([], time.perf_counter() - start)
+    for number in range(most):
+        if number and enough():
+            break
+        for backend in backends:
+            found[backend].runs.append([timed(job, backend, clock) for job in jobs])
+    return found
+
+
+def rates(work: str, job: Job, found: dict[Backend, Rounds]) -> list[Rate]:
+    """Tokens per second of whole rounds. `job`: the first of them."""
+    results = []
+    for backend, (runs, warm_up_s) in found.items():
+        tokens = sum(sum(run.found.generated) for run in runs[0])
+        passes = [nfe for run in runs[0] for nfe in run.found.nfe]
+        results.append(
+            Rate(
+                work=work,
+                cache=job.cache,
+                backend=backend,
+                batch_size=len(job.prompts),
+                nfe=fmean(passes),
+                tpf=tokens / sum(passes),
+                tokens_per_second=spread([tokens / sum(run.took.wall for run in one) for one in runs]),
+                warm_up_s=warm_up_s,
+            )
+        )
+    return results
+
+
+def step_costs(job: Job, found: dict[Backend, Rounds], ceilings: Ceilings) -> list[StepCost]:
+    """What the steps of these rounds cost, by kind; of a job whose rows all open their blocks together."""
+    clock, on_gpu = clock_of(job.model.device), job.model.device.type == "cuda"
+    empty, work = hollow(job), model_work(job)
+    seconds = [model_seconds(job) for _ in range(_FEW)] if "eager" in found else []
+    costs = []
+    for backend, (runs, _) in found.items():
+        timed(empty, backend, clock)
+        decided = [timed(empty, backend, clock) for _ in range(_FEW)]
+        kernels, reads = counts_per_step(job, backend) if on_gpu or backend == "eager" else (None, None)
+        for kind, refreshed in _KINDS[job.cache].items():
+            laps = [of_kind(one[0].laps, refreshed) for one in runs]
+            if not laps[0]:  # a single block without a cache's second kind of step
+                continue
+            ms, parts = _ms([lap.wall for lap in one] for one in laps), of_kind(work, refreshed)
+            floor_s, bound = ceilings.floor(sum(parts, Work(0, 0)))
+            costs.append(
+                StepCost(
+                    kind=kind,
+                    backend=backend,
+                    batch_size=len(job.prompts),
+                    fed=_fed(job, runs[0][0], refreshed=refreshed),
+                    ms=ms,
+                    cpu_ms=_ms([lap.cpu for lap in one] for one in laps),
+                    forward_ms=_ms(of_kind(one, refreshed) for one in seconds) if backend == "eager" else None,
+                    decision_ms=_ms([lap.wall for lap in of_kind(one.laps, refreshed)] for one in decided),
+                    kernels=kernels,
+                    host_reads=reads,
+                    ceiling_share=1000 * floor_s / len(parts) / ms.median,
+                    bound=bound,
+                )
+            )
+    return costs
+
+
+def counts_per_step(job: Job, backend: Backend) -> tuple[float, float]:
+    """Kernels (off a GPU operations) and host reads per step, mean over all steps but the first."""
+    steps = job.steps(backend)
+    deque(islice(steps, 1), maxlen=0)  # what is read and started before the first step is no step's
+    left: list[int] = []
+    found = count(lambda: left.append(sum(1 for _ in steps)), job.model.device)
+    return found.kernels / left[0], found.host_reads / left[0]
+
+
+def _ms(generations: Iterable[Sequence[float]]) -> Spread:
+    """Of the mean step of each generation, given in seconds."""
+    return spread([1000 * fmean(seconds) for seconds in generations])
+
+
+def _fed(job: Job, run: Timed, *, refreshed: bool) -> float:
+    """Positions computed per row in a step of this kind; a refresh computes all."""
+    length = len(job.prompts[0]) + job.gen_length[0]
+    fed, nfe, refreshes = run.found.fed[0], run.found.nfe[0], run.found.refreshes[0]
+    return length if refreshed else (fed - refreshes * length) / (nfe - refreshes)

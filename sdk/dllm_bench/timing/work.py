@@ -1,0 +1,198 @@
+"""What is decoded while the clock runs, and models around a model: one that is timed and one that costs nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import Any, NamedTuple, TypeAlias, TypeVar, cast
+
+import torch
+from torch import Tensor
+
+from dllm_bench.timing.clocks import Clock, Took, between, clock_of
+from dllm_bench.timing.counting import Work, weigh
+from dllm_sdk import ConfigError, Generation, Model, Scheduler, Step, decode, generate, load_cache
+from dllm_sdk.execution import Backend
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Job:
+    """A batch to decode, apart from how it is run."""
+
+    model: Model
+    scheduler: Scheduler[Any]
+    prompts: Sequence[list[int]]
+    gen_length: Sequence[int]
+    cache: str
+    stop_at_eos: bool = False
+
+    def run(self, backend: Backend, on_step: Callable[[Step], None] | None = None) -> Generation:
+        """Decode it to the end."""
+        return generate(self.model, self.prompts, self.scheduler, **self._options(backend), on_step=on_step)
+
+    def steps(self, backend: Backend) -> Iterator[Step]:
+        """Decode it step by step."""
+        return decode(self.model, self.prompts, self.scheduler, **self._options(backend))
+
+    def _options(self, backend: Backend) -> dict[str, Any]:
+        return {
+            "gen_length": self.gen_length,
+            "cache": load_cache(self.cache),
+            "stop_at_eos": self.stop_at_eos,
+            "backend": backend,
+        }
+
+
+def random_prompts(model: Model, count: int, length: int, seed: int) -> list[list[int]]:
+    """Random ids that are neither the mask nor an EOS."""
+    special = {model.mask_id, *model.eos_ids}
+    allowed = torch.tensor([i for i in range(model.vocab_size) if i not in special])
+    if not len(allowed):
+        raise ConfigError("the model's vocabulary holds nothing but the mask and EOS: there is nothing to prompt with")
+    generator = torch.Generator().manual_seed(seed)
+    picked: list[list[int]] = allowed[torch.randint(len(allowed), (count, length), generator=generator)].tolist()
+    return picked
+
+
+Laps: TypeAlias = list[tuple[bool, T]]
+"""Something of every step of a generation, and whether the step refreshed."""
+
+
+def of_kind(laps: Laps[T], refreshed: bool) -> list[T]:
+    """That of the steps that refreshed, or of the others."""
+    return [value for is_refresh, value in laps if is_refresh == refreshed]
+
+
+class Timed(NamedTuple):
+    """A generation with a clock."""
+
+    found: Generation
+    laps: Laps[Took]
+    took: Took
+
+
+def timed(job: Job, backend: Backend, clock: Clock) -> Timed:
+    """Decode with the clock read after every step."""
+    start = clock()
+    times, steps = [start], _Refreshes()
+
+    def on_step(step: Step) -> None:
+        steps.note(step)
+        times.append(clock())
+
+    found = job.run(backend, on_step)
+    laps = [between(*pair) for pair in pairwise(times)]
+    return Timed(found, steps.beside(laps), between(start, clock()))
+
+
+def model_seconds(job: Job) -> Laps[float]:
+    """The wall time in the model, forward pass and head, of every step of an eager run."""
+    clock = clock_of(job.model.device)
+
+    def watch(call: Callable[[], Tensor]) -> tuple[Tensor, float]:
+        start = clock()
+        return call(), between(start, clock()).wall
+
+    return [(refreshed, sum(calls)) for refreshed, calls in _watched(job, watch)]
+
+
+def model_work(job: Job) -> Laps[Work]:
+    """The work of the model, forward pass and head, in every step of an eager run."""
+    return [(refreshed, sum(calls, Work(0, 0))) for refreshed, calls in _watched(job, weigh)]
+
+
+def _watched(job: Job, watch: Callable[[Callable[[], Tensor]], tuple[Tensor, T]]) -> Laps[list[T]]:
+    """An eager run in which `watch` makes the calls of the model: what it says of those of each step."""
+    seen: list[list[T]] = [[]]
+    steps = _Refreshes()
+
+    def call(action: Callable[[], Tensor]) -> Tensor:
+        result, about = watch(action)
+        seen[-1].append(about)
+        return result
+
+    def on_step(step: Step) -> None:
+        steps.note(step)
+        seen.append([])
+
+    replace(job, model=cast(Model, Watched(job.model, call))).run("eager", on_step)
+    return steps.beside(seen[:-1])
+
+
+class _Refreshes:
+    """Which steps refreshed, for batches whose rows do it together; read from the device at the end."""
+
+    def __init__(self) -> None:
+        self._counts: list[Tensor] = []
+
+    def note(self, step: Step) -> None:
+        self._counts.append(step.refreshes[:1])
+
+    def beside(self, values: Sequence[T]) -> Laps[T]:
+        counts = [0, *torch.cat(self._counts).tolist()]
+        return [(after > before, value) for (before, after), value in zip(pairwise(counts), values, strict=True)]
+
+
+class Watched:
+    """A model whose forward pass and head are made by `call`."""
+
+    def __init__(self, model: Model, call: Callable[[Callable[[], Tensor]], Tensor]) -> None:
+        self._model, self._call = model, call
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._model, name)
+
+    def forward(self, *given: Any, **named: Any) -> Tensor:
+        """As the model's."""
+        return self._call(lambda: self._model.forward(*given, **named))
+
+    def head(self, hidden: Tensor) -> Tensor:
+        """As the model's."""
+        return self._call(lambda: self._model.head(hidden))
+
+
+def hollow(job: Job) -> Job:
+    """The job with a model that costs nothing: what remains of a step is its decision."""
+    lanes = max(len(prompt) + n for prompt, n in zip(job.prompts, job.gen_length, strict=True)) + 1
+    return replace(job, model=cast(Model, Hollow(job.model, len(job.prompts), lanes)))
+
+
+class Hollow:
+    """Answers in the shapes of another model, with random logits and without work."""
+
+    def __init__(self, model: Model, rows: int, lanes: int) -> None:
+        """For batches of up to `rows` rows of up to `lanes` fed lanes."""
+        self.mask_id, self.eos_ids, self.vocab_size = model.mask_id, model.eos_ids, model.vocab_size
+        self.shift, self.block_causal, self.max_length = model.shift, model.block_causal, model.max_length
+        self.device, self.tokenizer = model.device, None
+        self._hidden = torch.zeros(rows, lanes, 1, device=model.device)
+        self._logits: dict[torch.Size, Tensor] = {}
+
+    def forward(self, tokens: Tensor, positions: Tensor, store: Any, key_mask: Tensor | None) -> Tensor:
+        """Zeros, [B, Q, 1]."""
+        return self._hidden[: tokens.shape[0], : tokens.shape[1]]
+
+    def head(self, hidden: Tensor) -> Tensor:
+        """The same logits for the same shape, [B, W, V]."""
+        shape = hidden.shape[:2]
+        if shape not in self._logits:
+            self._logits[shape] = torch.randn(*shape, self.vocab_size, device=self.device)
+        return self._logits[shape]
+
+    def new_store(self, rows: int, slots: int) -> HollowStore:
+        """Nothing to keep."""
+        return HollowStore()
+
+
+class HollowStore:
+    """What a model that computes nothing remembers."""
+
+    def keep(self, rows: Tensor) -> HollowStore:
+        """Itself."""
+        return self
+
+    def put(self, rows: Tensor, part: Any) -> None:
+        """Nothing."""
