@@ -1,0 +1,74 @@
+"""`dllm-bench lm-eval`: tasks of lm-evaluation-harness with any scheduler."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import click
+
+from dllm_bench.commands import options
+from dllm_bench.results import FORMATS
+
+
+@click.command("lm-eval")
+@options.model_option
+@click.option(
+    "--scheduler",
+    metavar="SPEC",
+    default="adablock",
+    show_default=True,
+    shell_complete=options.names("scheduler"),
+    help="How it is decoded.",
+)
+@click.option(
+    "--tasks",
+    metavar="NAME|FILE.yaml,...",
+    multiple=True,
+    required=True,
+    help="Tasks that generate text, by the harness' names or as files; commas between them, or repeat it.",
+)
+@options.cache_option("", default="none", show_default=True)
+@click.option("--limit", type=int, help="Documents per task.  [default: all]")
+@click.option("--num-fewshot", type=int, help="Examples in the prompt.  [default: as the task says]")
+@click.option(
+    "--gen-length", type=int, help="Positions to generate.  [default: the task's max_gen_toks, 256 where it has none]"
+)
+@click.option(
+    "--chat",
+    metavar="tokenizer|MODULE:FUNCTION",
+    help="Apply a chat template: the tokenizer's own, or a function from messages to a prompt.",
+)
+@click.option("--batch-size", default=32, show_default=True, help="Prompts decoded together.")
+@click.option("--seed", default=0, show_default=True, help="Of sampling, where a task samples.")
+@click.option("--device", default="cpu", show_default=True, help="As torch names it: cpu, cuda, cuda:1.")
+@click.option("--dtype", help="float32, bfloat16, ...  [default: the model's own]")
+@click.option("--offline", is_flag=True, help="Ask the network for nothing: data sets from files and caches only.")
+@click.option(
+    "--confirm-run-unsafe-code", is_flag=True, help="Let tasks such as humaneval run the code they are given."
+)
+@click.option("--output", metavar="FILE.json", help="Write all that the harness reports there, samples with their NFE.")
+@click.option("--format", type=click.Choice(FORMATS), default="table", show_default=True)
+@options.traceback_option
+def command(tasks: tuple[str, ...], offline: bool, output: str | None, format: str, **given: Any) -> None:
+    """Run tasks of EleutherAI's lm-evaluation-harness with a scheduler; NFE and TPF beside their metrics.
+
+    Needs the extra `lm-eval`. Tasks of multiple choice and perplexity ask for likelihoods and are refused.
+    """
+    if output is not None:
+        options.try_to_write(Path(output))
+    if offline:  # read by the harness' libraries when they are imported
+        os.environ.update(HF_HUB_OFFLINE="1", HF_DATASETS_OFFLINE="1", HF_EVALUATE_OFFLINE="1")
+    from dllm_bench.environment import keep_freed_memory
+    from dllm_bench.harness import evaluate as run
+
+    keep_freed_memory()
+    names = [name.strip() for names in tasks for name in names.split(",") if name.strip()]
+    found = run(tasks=names, **given)
+    click.echo(options.as_text(found, format))
+    if output is not None:
+        part = Path(f"{output}.part")
+        part.write_text(found.to_json() + "\n", encoding="utf-8", errors="replace")
+        part.replace(output)
+        click.echo(f"\nEverything that the harness reports: {output}", err=True)
