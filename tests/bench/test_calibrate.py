@@ -1,0 +1,241 @@
+"""`calibrate`: what it tries, chooses, writes and warns of; and that its guarantee holds on the model in the box."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+
+from dllm_bench import Calibration, Target, calibrate, compare
+from dllm_bench.calibration.choice import guaranteed
+from dllm_bench.cli import cli
+from dllm_bench.metrics import difference
+from dllm_sdk import ConfigError, Model, load_model, load_scheduler
+from dllm_sdk.errors import CalibrationWarning
+from tests.bench.toys import HERE, CountTask, counting, task
+
+TOYS = str(HERE)
+GOOD = ["calibrate", "--model", f"{TOYS}:load", "--task", f"{TOYS}:task", "--limit", "8", "--scheduler", "threshold"]
+GRID = ["--grid", "threshold=0.5,1.5"]  # all at once, or one token per step
+
+
+def run(*arguments: str) -> Result:
+    return CliRunner().invoke(cli, arguments)
+
+
+@pytest.fixture(autouse=True)
+def somewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def found() -> Calibration:
+    return calibrate(counting(6), "threshold", [task], grid={"threshold": [0.5, 1.5]}, limit=8)
+
+
+def test_it_takes_the_cheapest_setting_within_the_bound(found: Calibration) -> None:
+    by_role = {one.role: one for one in found.settings}
+    assert found.chosen in ("threshold=0.5", "threshold=0.9")  # equally good: all positions are equally sure
+    assert (
+        by_role["reference"].calibration.nfe
+        > by_role["given, chosen" if "given, chosen" in by_role else "chosen"].calibration.nfe
+    )
+    slow = next(one for one in found.settings if one.name == "threshold=1.5")
+    assert not slow.front
+    assert slow.validation is None  # nobody needs it there
+    assert all(one.calibration.loss == 0 for one in found.settings)
+
+
+def test_the_prompts_of_the_halves_are_different_and_of_the_validation_split() -> None:
+    @dataclass(frozen=True)
+    class Asked(CountTask):
+        splits: list[str] = field(default_factory=list)
+        checked: list[str] = field(default_factory=list)
+
+        def prompts(self, split: str, n: int, seed: int) -> list[str]:
+            self.splits.append(split)
+            return super().prompts(split, n, seed)
+
+        def check(self, prompt: str, text: str) -> Any:
+            self.checked.append(prompt)
+            return super().check(prompt, text)
+
+    asked = Asked()
+    found = calibrate(counting(), "threshold", [asked], grid={"threshold": [0.5]}, limit=9)
+    assert set(asked.splits) == {"validation"}
+    settings = len(found.settings)
+    first, second = asked.checked[: 4 * settings], asked.checked[4 * settings :]
+    assert not set(first) & set(second)
+    assert set(first) | set(second) == set("123456789")
+
+
+def test_accuracy_is_lost_against_the_reference() -> None:
+    """The reference writes the right letters; a scheduler that ends rows early gets the strict answers wrong."""
+    found = calibrate(
+        counting(), "fixed-block", [task], grid={"steps": [1, 4]}, limit=8, reference="threshold:threshold=2"
+    )
+    assert found.settings[0].calibration.accuracy == 1
+    assert [one.calibration.loss for one in found.settings] == pytest.approx(
+        [1 - one.calibration.accuracy for one in found.settings]
+    )
+
+
+def test_without_answers_agreement_with_the_reference_counts(tmp_path: Path) -> None:
+    path = tmp_path / "mine.jsonl"
+    path.write_text("".join(f'{{"prompt": "{i}"}}\n' for i in range(1, 9)), encoding="utf-8")
+    found = calibrate(counting(), "threshold", [path], grid={"threshold": [0.5]}, gen_length=12)
+    assert found.quality == "agreement"
+    assert found.settings[0].calibration.accuracy == 1
+    assert "agreement" in str(found)
+
+
+def test_the_same_seed_finds_the_same(found: Calibration) -> None:
+    again = calibrate(counting(6), "threshold", [task], grid={"threshold": [0.5, 1.5]}, limit=8)
+    assert again.settings == found.settings
+    assert again.file == found.file
+
+
+def test_drafts_of_a_model_that_never_changes_its_mind_stay(found: Calibration) -> None:
+    (full,) = [one for one in found.reliability.before if one.count]
+    assert full.stays == 1
+    assert full.confidence == pytest.approx(1, abs=1e-6)
+
+
+@pytest.mark.parametrize("format", ["table", "md", "json", "jsonl", "csv"])
+def test_every_format_names_the_choice(found: Calibration, format: Any) -> None:
+    text = found.to(format)
+    assert "chosen" in text
+    if format == "json":
+        assert len(json.loads(text)["settings"]) == len(found.settings)
+    if format == "jsonl":
+        assert [json.loads(line)["name"] for line in text.splitlines()] == [one.name for one in found.settings]
+
+
+def test_the_page_has_the_front_and_the_diagram(found: Calibration) -> None:
+    page = found.to_html()
+    assert "Reliability of confidence" in page
+    assert page.count("<svg") > 4
+    assert "http" not in page.replace("http-equiv", "")
+
+
+def test_the_command_writes_a_file_that_other_commands_take() -> None:
+    result = run(*GOOD, *GRID, "--output", "fast.toml", "--page", "fast.html")
+    assert result.exit_code == 0, result.output
+    assert "--scheduler @fast.toml" in result.stderr
+    assert "<svg" in Path("fast.html").read_text(encoding="utf-8")
+    here = ["--model", f"{TOYS}:load", "--limit", "4", "--scheduler", "@fast.toml"]
+    same = run("compare", *here, "--task", f"{TOYS}:task")
+    assert same.exit_code == 0, same.output
+    assert "Warning" not in same.stderr
+    other = run("compare", *here, "--task", f"{TOYS}:other_task", "--scheduler", "threshold")
+    assert other.exit_code == 0, other.output
+    (line,) = [line for line in other.stderr.splitlines() if "Warning" in line]
+    assert line == "Warning: @fast.toml was calibrated for the tasks count, not other: its thresholds may not fit"
+
+
+def test_another_model_warns() -> None:
+    assert run(*GOOD, *GRID, "--output", "fast.toml").exit_code == 0
+    with pytest.warns(CalibrationWarning, match=r"@fast.toml was calibrated for the model .*, not CallableModel"):
+        compare(counting(), ["@fast.toml"], [task], limit=2)
+    Path("old.toml").write_text('scheduler = "threshold"\n', encoding="utf-8")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        compare(counting(), ["@old.toml", "threshold"], [task], limit=2)
+
+
+def test_a_target_that_nothing_reaches_writes_nothing() -> None:
+    result = run(
+        *GOOD, *GRID, "--max-nfe", "1", "--scheduler", "fixed-block", "--grid", "steps=4", "--output", "x.toml"
+    )
+    assert result.exit_code == 2  # fixed-block has no threshold
+    result = run(*GOOD[:-2], "--scheduler", "fixed-block", "--grid", "steps=4", "--max-nfe", "1", "--output", "x.toml")
+    assert result.exit_code == 1, result.output
+    assert "No setting reaches the target" in result.stdout
+    assert "x.toml was not written" in result.stderr
+    assert not Path("x.toml").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--scheduler", "adablok"], ["'adablok'", "did you mean 'adablock'"]),
+        (["--scheduler", "fixed-block"], ["FixedBlock", "no threshold", "--grid", "steps"]),
+        (["--scheduler", "adablock+threshold"], ["one scheduler", "adablock+threshold"]),
+        (["--reference", "nothing"], ["'nothing'"]),
+        (["--grid", "threshold"], ["'threshold'", "FIELD=a,b,c"]),
+        (["--grid", "threshold="], ["no value for threshold"]),
+        (["--grid", "threshold=x"], ["'x'", "TOML"]),
+        (["--grid", "treshold=0.5"], ["'treshold'", "threshold"]),
+        (["--grid", "threshold=-1"], ["threshold=-1", ">= 0"]),
+        (["--max-accuracy-loss", "-1"], ["max_accuracy_loss", "from 0 to 100", "-1"]),
+        (["--max-accuracy-loss", "nan"], ["max_accuracy_loss", "nan"]),
+        (["--max-nfe", "0"], ["max_nfe", ">= 1"]),
+        (["--max-nfe", "5", "--max-accuracy-loss", "1"], ["max_nfe", "without max_accuracy_loss"]),
+        (["--max-nfe", "5", "--guarantee", "0.9"], ["without guarantee"]),
+        (["--guarantee", "90"], ["guarantee", "between 0 and 1", "90"]),
+        (["--guarantee", "0.9", "--limit", "3"], ["3 prompts", "needs 4", "raise limit"]),
+        (["--limit", "1"], ["1 prompts", "needs 2"]),
+        (["--limit", "0"], ["limit", ">= 1"]),
+        (["--delimiters"], ["Threshold", "no field of token ids"]),
+        (["--seed", "-1"], ["seed", ">= 0"]),
+        (["--task", "nowhere.jsonl"], ["nowhere.jsonl"]),
+        (["--model", f"{TOYS}:load_no_tokenizer"], ["no tokenizer"]),
+        (["--output", "/proc/nothing/x.toml"], ["cannot be written"]),
+        (["--page", "."], ["is a folder"]),
+    ],
+    ids=lambda value: " ".join(value).replace(TOYS, "toys.py") if value and str(value[0]).startswith("--") else "",
+)  # fmt: skip
+def test_bad_input_is_a_sentence(arguments: list[str], says: list[str]) -> None:
+    result = run(*GOOD, *arguments)
+    assert result.exit_code == 2, result.output
+    assert result.stdout == ""
+    (line,) = result.stderr.splitlines()
+    assert line.startswith("Error: ")
+    for part in says:
+        assert part in line
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        ('scheduler = "threshold"\ncalibration = 5', "tables"),
+        ("scheduler = 5", 'scheduler = "NAME"'),
+        ("scheduler = ", "not valid TOML"),
+        ('scheduler = "threshold"\n[fields]\nblok = 3', "'blok'"),
+    ],
+)
+def test_a_damaged_scheduler_file_is_a_sentence(content: str, says: str) -> None:
+    Path("bad.toml").write_text(content, encoding="utf-8")
+    with pytest.raises(ConfigError, match=says):
+        load_scheduler("@bad.toml")
+    with pytest.raises(ConfigError, match="cannot be read"):
+        load_scheduler("@.")
+
+
+@pytest.mark.slow
+def test_the_guarantee_holds_over_200_splits_on_the_model_in_the_box() -> None:
+    """Decoded once; a calibration set of half the prompts, drawn again and again, against the loss on all of them."""
+    model: Model = load_model("tiny")
+    thresholds = [0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9]
+    specs = [f"threshold:threshold={value}" for value in thresholds]
+    found = compare(model, ["threshold:threshold=2", *specs], ["sort"], limit=240, batch_size=60)
+    outcomes = {row.scheduler: [one for one in found.outcomes if one.scheduler == row.scheduler] for row in found.rows}
+    right, cost = (
+        np.array([[float(getattr(one, name)) for one in mine] for mine in outcomes.values()])
+        for name in ("strict", "nfe")
+    )
+    loss, cost, bound, rng = right[:1] - right[1:], cost[1:], 0.05, np.random.default_rng(0)
+    truth = loss.mean(1)
+    assert truth.max() > bound, "every setting is within the bound: nothing is tested"
+    picks = [rng.permutation(loss.shape[1])[:120] for _ in range(200)]
+    chosen = [guaranteed(loss[:, pick], cost[:, pick], bound, 0.9) for pick in picks]
+    assert sum(i is not None and truth[i] > bound for i in chosen) <= 20
+    assert sum(i is not None for i in chosen) > 100, "a guarantee that never chooses is worth nothing"
+    assert difference(outcomes[specs[-1]], outcomes[specs[0]]).nfe < 0
+    assert Target(max_accuracy_loss=5).choose(loss, cost) is not None
