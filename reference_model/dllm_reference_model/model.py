@@ -7,9 +7,10 @@ Shapes: B rows, Q fed lanes, S key slots, D width, V vocabulary, H query heads, 
 N layers.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from copy import copy
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -72,16 +73,13 @@ def _require(met: bool, message: str) -> None:
 
 @dataclass(frozen=True)
 class Store:
-    """Keys, already rotated, and values of every layer: slots that are written by position and never moved."""
+    """Keys, already rotated, and values of every layer: slots that are written by position and never moved.
 
-    keys: Tensor  # [N, B, G, S, E]
-    values: Tensor  # [N, B, G, S, E]
+    The last slot takes what padding lanes write, and nobody sees it.
+    """
 
-    def write(self, layer: int, positions: Tensor, keys: Tensor, values: Tensor) -> None:
-        """Put `keys` and `values` [B, G, Q, E] of one layer into the slots `positions` [B, Q]."""
-        row = torch.arange(positions.shape[0], device=positions.device)[:, None]
-        self.keys[layer][row, :, positions] = rearrange(keys, "b g q e -> b q g e")
-        self.values[layer][row, :, positions] = rearrange(values, "b g q e -> b q g e")
+    keys: Tensor  # [N, B, S + 1, G, E]
+    values: Tensor  # [N, B, S + 1, G, E]
 
     def keep(self, rows: Tensor) -> "Store":
         """Some rows [int64, ascending], moved to the front in place, one layer at a time: no second store is made."""
@@ -95,6 +93,44 @@ class Store:
         self.values[:, rows] = part.values
 
 
+class Slots(NamedTuple):
+    """One layer's part of a store, and the slots that the fed lanes write."""
+
+    keys: Tensor  # [B, S + 1, G, E]
+    values: Tensor  # [B, S + 1, G, E]
+    row: Tensor  # int64 [B, 1]
+    position: Tensor  # int64 [B, Q]
+
+    def write(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """Put the lanes' [B, Q, G, E] into their slots; all that can be seen then, [B, S, G, E] each."""
+        self.keys[self.row, self.position] = key
+        self.values[self.row, self.position] = value
+        return self.keys[:, :-1], self.values[:, :-1]
+
+
+class Turn(NamedTuple):
+    """Rotary position embedding in the rotate-half layout, arXiv:2104.09864: what every layer turns its heads by."""
+
+    cos: Tensor  # [B, Q, 1, E]
+    sin: Tensor  # [B, Q, 1, E]  negative in the first half
+
+    def __call__(self, heads: Tensor) -> Tensor:
+        """[B, Q, H, E] -> the same, each pair of channels (i, i + E / 2) turned by its position's angle."""
+        exact = heads.to(self.cos.dtype)
+        first, second = exact.chunk(2, dim=-1)
+        return torch.addcmul(exact * self.cos, torch.cat((second, first), dim=-1), self.sin).to(heads.dtype)
+
+
+def turn_by(positions: Tensor, config: Config, dtype: torch.dtype) -> Turn:
+    """The rotation of positions int64 [B, Q]; once per forward pass."""
+    # At least float32: in bfloat16 the angles of far positions would collapse.
+    exact = torch.promote_types(dtype, torch.float32)
+    pair = torch.arange(0, config.head_width, 2, device=positions.device, dtype=exact) / config.head_width
+    angles = positions[..., None, None].to(exact) * config.rope_base**-pair  # [B, Q, 1, E / 2]
+    cos, sin = angles.cos(), angles.sin()
+    return Turn(torch.cat((cos, cos), dim=-1), torch.cat((-sin, sin), dim=-1))
+
+
 class Attention(nn.Module):
     """Rotary grouped-query attention, bidirectional wherever the key mask allows."""
 
@@ -103,7 +139,7 @@ class Attention(nn.Module):
         width, queries = config.width, config.heads * config.head_width
         keys = config.kv_heads * config.head_width
         self.head_width = config.head_width
-        self.grouped = config.kv_heads != config.heads
+        self.group = config.heads // config.kv_heads
         self.scale = config.attention_scale or config.head_width**-0.5
         self.query = nn.Linear(width, queries, bias=config.qkv_bias)
         self.key = nn.Linear(width, keys, bias=config.qkv_bias)
@@ -114,19 +150,22 @@ class Attention(nn.Module):
             self.key_norm = nn.RMSNorm(config.head_width, config.norm_eps)
         self.qk_norm = config.qk_norm
 
-    def forward(self, x: Tensor, turn: "Rotation", memory: "Memory", mask: Tensor | None) -> Tensor:
-        """[B, Q, D] -> [B, Q, D]; mask: bool [B, 1, Q or 1, S]."""
+    def forward(self, x: Tensor, turn: Turn, slots: Slots | None, mask: Tensor | None) -> Tensor:
+        """[B, Q, D] -> [B, Q, D]; mask: bool [B, 1, Q (once per query head of a group) or 1, S]."""
         query, key, value = (
-            rearrange(project(x), "b q (h e) -> b h q e", e=self.head_width)
-            for project in (self.query, self.key, self.value)
+            project(x).unflatten(-1, (-1, self.head_width)) for project in (self.query, self.key, self.value)
         )
         if self.qk_norm:
             query, key = self.query_norm(query), self.key_norm(key)
-        query, (key, value) = turn(query), memory.extend(turn(key), value)
+        query, key = turn(query), turn(key)
+        if slots is not None:
+            key, value = slots.write(key, value)
+        # The queries that share a key head become lanes of that head: no key is repeated, and every kernel can do it.
+        query = rearrange(query, "b q (g n) e -> b g (n q) e", n=self.group)
         mixed = F.scaled_dot_product_attention(
-            query, key, value, attn_mask=mask, scale=self.scale, enable_gqa=self.grouped
+            query, key.transpose(1, 2), value.transpose(1, 2), attn_mask=mask, scale=self.scale
         )
-        out: Tensor = self.out(rearrange(mixed, "b h q e -> b q (h e)"))
+        out: Tensor = self.out(rearrange(mixed, "b g (n q) e -> b q (g n e)", n=self.group))
         return out
 
 
@@ -154,43 +193,16 @@ class Layer(nn.Module):
         self.mlp_norm = nn.RMSNorm(config.width, config.norm_eps)
         self.mlp = SwiGLU(config)
 
-    def forward(self, x: Tensor, turn: "Rotation", memory: "Memory", mask: Tensor | None) -> Tensor:
-        x = x + self.attention(self.attention_norm(x), turn, memory, mask)
+    def forward(self, x: Tensor, turn: Turn, slots: Slots | None, mask: Tensor | None) -> Tensor:
+        x = x + self.attention(self.attention_norm(x), turn, slots, mask)
         out: Tensor = x + self.mlp(self.mlp_norm(x))
         return out
 
 
-class Rotation:
-    """Rotary position embedding in the rotate-half layout, arXiv:2104.09864: computed once per forward pass."""
-
-    def __init__(self, positions: Tensor, config: Config, dtype: torch.dtype) -> None:
-        # At least float32: in bfloat16 the angles of far positions would collapse.
-        exact = torch.promote_types(dtype, torch.float32)
-        pair = torch.arange(0, config.head_width, 2, device=positions.device, dtype=exact) / config.head_width
-        angles = positions[:, None, :, None].to(exact) * config.rope_base**-pair  # [B, 1, Q, E / 2]
-        self.cos, self.sin = angles.cos(), angles.sin()
-
-    def __call__(self, heads: Tensor) -> Tensor:
-        """[B, H, Q, E] -> the same, each pair of channels (i, i + E / 2) turned by its position's angle."""
-        first, second = heads.to(self.cos.dtype).chunk(2, dim=-1)
-        turned = (first * self.cos - second * self.sin, second * self.cos + first * self.sin)
-        return torch.cat(turned, dim=-1).to(heads.dtype)
-
-
-@dataclass(frozen=True)
-class Memory:
-    """The keys and values that one layer attends to: the fed lanes alone, or all slots of a store."""
-
-    layer: int
-    positions: Tensor  # int64 [B, Q]
-    store: Store | None
-
-    def extend(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """[B, G, Q, E] each -> [B, G, S, E] each."""
-        if self.store is None:
-            return keys, values
-        self.store.write(self.layer, self.positions, keys, values)
-        return self.store.keys[self.layer], self.store.values[self.layer]
+def run_layer(layer: nn.Module, x: Tensor, turn: Turn, slots: Slots | None, mask: Tensor | None) -> Tensor:
+    """One layer, as a function that can be compiled once for all of them."""
+    out: Tensor = layer(x, turn, slots, mask)
+    return out
 
 
 class Transformer(nn.Module):
@@ -200,6 +212,7 @@ class Transformer(nn.Module):
         super().__init__()
         self.config = config
         self.tokenizer = tokenizer
+        self.run_layer = run_layer
         self.embed = nn.Embedding(config.vocab_size, config.width)
         self.layers = nn.ModuleList(Layer(config) for _ in range(config.layers))
         self.norm = nn.RMSNorm(config.width, config.norm_eps)
@@ -227,13 +240,17 @@ class Transformer(nn.Module):
 
         tokens, positions: int64 [B, Q]. Without a store the keys are the Q fed lanes; with one, the lanes' keys and
         values are written to its slots `positions` and every lane attends to its S slots. key_mask: bool
-        [B, Q or 1, S], True where a key is visible; None: every key is.
+        [B, Q or 1, S], True where a key is visible; None: every key is, and the fastest kernels can be used.
         """
         x = self.embed(tokens)
-        turn = Rotation(positions, self.config, x.dtype)
+        turn = turn_by(positions, self.config, x.dtype)
         mask = None if key_mask is None else key_mask[:, None]
+        if mask is not None and mask.shape[2] > 1:
+            mask = mask.repeat(1, 1, self.config.heads // self.config.kv_heads, 1)
+        row = torch.arange(len(positions), device=positions.device)[:, None]
         for index, layer in enumerate(self.layers):
-            x = layer(x, turn, Memory(index, positions, store), mask)
+            slots = None if store is None else Slots(store.keys[index], store.values[index], row, positions)
+            x = self.run_layer(layer, x, turn, slots, mask)
         out: Tensor = self.norm(x)
         return out
 
@@ -241,8 +258,14 @@ class Transformer(nn.Module):
         """Logits [.., V] of hidden states [.., D]."""
         return F.linear(hidden, self.embed.weight if self.config.tied else self.unembed.weight)
 
-    def new_store(self, rows: int, slots: int) -> Store:
-        """An empty store for `rows` rows of `slots` positions."""
-        shape = (self.config.layers, rows, self.config.kv_heads, slots, self.config.head_width)
+    def new_store(self, rows: int, length: int) -> Store:
+        """An empty store for `rows` rows of `length` positions; lanes at position `length` are padding."""
+        shape = (self.config.layers, rows, length + 1, self.config.kv_heads, self.config.head_width)
         keys, values = (torch.zeros(shape, dtype=self.dtype, device=self.device) for _ in range(2))
         return Store(keys, values)
+
+    def compiled(self, compile: Callable[..., Callable[..., Tensor]]) -> "Transformer":
+        """The same weights in a model that runs its layers through `compile(function, configuration)`."""
+        twin = copy(self)
+        twin.run_layer = compile(run_layer, self.config)
+        return twin

@@ -52,8 +52,8 @@ def compare(
     `model` is NAME, NAME:PATH, MODULE:FUNCTION or a model; `schedulers` are SPECs or objects, the first one is what the
     others are measured against; `tasks` are names, FILE.jsonl or objects (None: all that are registered). `limit` is
     the number of prompts in all tasks together, `seed` that of the prompts and of sampling, `gen_length` the positions
-    to generate per prompt (None: the task's own), `backend` how a step is run, `output` a folder for results.jsonl, written as the run goes, and
-    report.html, which needs the first prompts once more, step by step.
+    to generate per prompt (None: the task's own), `backend` how a step is run, `output` a folder for results.jsonl,
+    written as the run goes, and report.html, which needs the first prompts once more, step by step.
 
     Everything is checked before anything runs: ConfigError and RegistryError say what was wrong. SchedulerError and
     ModelError come from the run itself.
@@ -81,8 +81,7 @@ def compare(
         journal.begin(environment, entrants, notes)
         run.warm_up()
         outcomes = list(run.outcomes(journal, progress))
-        ending = {"peak_rss_bytes": peak_rss()}
-        journal.end(ending)
+        journal.end(ending := {"peak_rss_bytes": peak_rss(), "preparation_s": sum(run.preparation)})
     prompts = {one.name: dict(enumerate(one.prompts)) for one in questions}
     found = sum_up(entrants, outcomes, {**environment, **ending}, notes, prompts)
     if page is not None:

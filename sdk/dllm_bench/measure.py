@@ -7,9 +7,9 @@ see the same batches. Knows tasks as prompts and scores, and no strategy.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice, pairwise
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -56,33 +56,20 @@ class Contender(NamedTuple):
     baseline: str  # the name of the contender that it is measured against
 
 
-class Counted:
-    """A model that counts the positions it is asked to compute, padding lanes included."""
-
-    def __init__(self, model: Model) -> None:
-        self._model, self.lanes = model, 0
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._model, name)
-
-    def forward(self, tokens: Tensor, positions: Tensor, store: Any, key_mask: Tensor | None) -> Tensor:
-        """As the model's."""
-        self.lanes += tokens.numel()
-        return self._model.forward(tokens, positions, store, key_mask)
-
-
-class BlockLengths:
-    """How many masked positions each block of each row had when it opened; read from the device at the end."""
+class Watch:
+    """What the model was asked to compute, and how many masked positions each block of each row had when it opened."""
 
     def __init__(self) -> None:
         self._seen: list[tuple[Tensor, Tensor]] = []
+        self.lanes = 0  # positions, padding included
 
     def __call__(self, step: Step) -> None:
-        """Note a step."""
+        """Note a step; its tensors are read from the device at the end."""
+        self.lanes += step.lanes
         self._seen.append((step.rows, step.view.open.sum(1) * (step.view.step == 0)))
 
-    def by_row(self, rows: int) -> list[list[int]]:
-        """Row by row, block by block."""
+    def blocks(self, rows: int) -> list[list[int]]:
+        """The lengths, row by row, block by block."""
         found: list[list[int]] = [[] for _ in range(rows)]
         numbers, lengths = (torch.cat(column).tolist() for column in zip(*self._seen, strict=True))
         for row, length in zip(numbers, lengths, strict=True):
@@ -110,6 +97,7 @@ class Run:
     sampler: Sampler
     seed: int
     backend: Backend
+    preparation: list[float] = field(default_factory=list)  # seconds that went into compiling and capturing
 
     def warm_up(self) -> None:
         """A few steps of the first batch under each scheduler; not counted."""
@@ -125,8 +113,7 @@ class Run:
                 seed=self.seed,
                 backend=self.backend,
             )
-            for _ in islice(steps, WARM_UP_STEPS):
-                pass
+            self.preparation.extend(step.preparation for step in islice(steps, WARM_UP_STEPS))
 
     def outcomes(self, journal: Journal, report: Report | None) -> Iterator[Outcome]:
         """Decode everything; what is yielded is in the journal already."""
@@ -158,12 +145,12 @@ class Run:
         return [_outcome(decoded, batch, row, contender, agrees[row]) for row in rows], mine
 
     def _decode(self, batch: Batch, contender: Contender) -> Decoded:
-        model, blocks = Counted(self.model), BlockLengths()
+        watch = Watch()
         on_cuda = self.model.device.type == "cuda"
         if on_cuda:
             torch.cuda.reset_peak_memory_stats(self.model.device)
         found = generate(
-            cast(Model, model),
+            self.model,
             list(batch.ids),
             contender.scheduler,
             gen_length=batch.questions.gen_length,
@@ -171,10 +158,11 @@ class Run:
             sampler=self.sampler,
             seed=self.seed,
             backend=self.backend,
-            on_step=blocks,
+            on_step=watch,
         )
         peak = torch.cuda.max_memory_allocated(self.model.device) if on_cuda else None
-        return Decoded(found, blocks.by_row(len(batch.ids)), model.lanes, peak)
+        self.preparation.append(found.preparation)
+        return Decoded(found, watch.blocks(len(batch.ids)), watch.lanes, peak)
 
 
 def cut(questions: Questions, ids: Sequence[list[int]], batch_size: int) -> list[tuple[list[int], list[list[int]]]]:

@@ -134,12 +134,12 @@ def lanes(mask: Tensor, width: int) -> Tensor:
 def compute(model: Model, work: Feed, width: int, store: Store | None, *, all_visible: bool) -> Tensor:
     """One forward pass: the hidden states that predict the window, [B, W, D].
 
-    width: the most positions any row feeds; all_visible: the host knows that every lane is real and every key is seen.
+    width: the most positions any row feeds; all_visible: the host knows that every key is seen by every query.
     """
     rows, length = work.tokens.shape
     fed = lanes(work.feed, width)
     tokens = _pad(work.tokens, 0).gather(1, fed)
-    key_mask = None if all_visible and store is None else _key_mask(work, fed, stored=store is not None)
+    key_mask = None if all_visible else _key_mask(work, fed, stored=store is not None)
     hidden = model.forward(tokens, fed, store, key_mask)
     if hidden.shape[:2] != fed.shape:
         raise ModelError(f"forward must return hidden states [{rows}, {width}, D], got {list(hidden.shape)}")
@@ -150,15 +150,12 @@ def compute(model: Model, work: Feed, width: int, store: Store | None, *, all_vi
 
 
 def _key_mask(work: Feed, fed: Tensor, *, stored: bool) -> Tensor:
-    """bool [B, Q or 1, S]: the store's slots, or the fed lanes, that a query may see; never a padding one."""
-    visible = _pad(work.visible, False)
-    if not stored:
-        visible = visible.gather(1, fed)
+    """bool [B, Q or 1, S]: the canvas positions in the store, or the fed lanes, that a query may see."""
+    visible = work.visible if stored else _pad(work.visible, False).gather(1, fed)
     if work.order is None:
         return visible[:, None]
-    order = _pad(work.order, 0)
-    query = order.gather(1, fed)
-    key = order if stored else query
+    query = _pad(work.order, 0).gather(1, fed)
+    key = work.order if stored else query
     padding = fed == work.tokens.shape[1]  # these lanes see every real key: a row of the mask is never empty
     return visible[:, None] & ((key[:, None] <= query[..., None]) | padding[..., None])
 

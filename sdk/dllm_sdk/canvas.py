@@ -10,6 +10,7 @@ from typing import NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from dllm_sdk.errors import ConfigError
 from dllm_sdk.model import Model
@@ -26,6 +27,7 @@ class Canvas(NamedTuple):
     open: Tensor  # bool [B, L]  what is to be generated
     length: Tensor  # int64 [B]  the row's own length
     seed: Tensor  # int64 [B]
+    real: Tensor  # bool [B]  False: the row only fills a place in the batch
 
 
 class _Row(NamedTuple):
@@ -129,4 +131,13 @@ def _stack(rows: list[_Row], device: torch.device) -> Canvas:
         open[i, : len(row.tokens)] = row.open
     length = torch.tensor([len(row.tokens) for row in rows])
     seed = torch.tensor([row.seed for row in rows])
-    return Canvas(tokens.to(device), open.to(device), length.to(device), seed.to(device))
+    real = torch.ones(len(rows), dtype=torch.bool)
+    return Canvas(tokens.to(device), open.to(device), length.to(device), seed.to(device), real.to(device))
+
+
+def padded(canvas: Canvas, rows: int, width: int) -> Canvas:
+    """The canvas with dead columns, and with copies of its first row that are not real, up to a size."""
+    more, wider = rows - len(canvas.tokens), width - canvas.tokens.shape[1]
+    grown = Canvas(*(torch.cat([part, part[:1].expand(more, *part.shape[1:])]) for part in canvas))
+    real = grown.real & (torch.arange(rows, device=grown.real.device) < rows - more)
+    return grown._replace(tokens=pad(grown.tokens, (0, wider)), open=pad(grown.open, (0, wider)), real=real)

@@ -55,11 +55,18 @@ def merge_state(scheduler: Scheduler[Any], name: str, old: Any, new: Any, who: T
 
 
 def map_tensors(function: Callable[[Tensor], Tensor], tree: Any) -> Any:
-    """Apply a function to every tensor of a (named) tuple of tuples."""
+    """Apply a function to every tensor of a (named) tuple of tuples; what is neither stays as it is."""
     if isinstance(tree, Tensor):
         return function(tree)
+    if not isinstance(tree, tuple):
+        return tree
     parts = [map_tensors(function, part) for part in tree]
     return type(tree)(*parts) if hasattr(tree, "_fields") else tuple(parts)
+
+
+def tensors_of(tree: Any) -> list[Tensor]:
+    """Every tensor of a tuple of tuples, in order."""
+    return [tree] if isinstance(tree, Tensor) else [tensor for part in tree for tensor in tensors_of(part)]
 
 
 class Applied(NamedTuple):

@@ -1,41 +1,31 @@
 """The loop: it owns every invariant, so that no scheduler, not even a hostile one, can break them.
 
-    plan blocks -> forward -> head on the window -> draft -> select -> apply -> who is done?
+    plan blocks -> forward -> head on the window -> decide -> who is done?
 
-Knows the protocols of schedulers and models, no strategy and no architecture. Tensors stay on the device; between two
-steps the host reads one small table (two where a block was planned before its first forward pass).
+Between two steps the host reads one small table (two where a block is planned before its first forward pass) and
+settles the sizes of the next step; inside a step it reads nothing. Knows the protocols of schedulers and models, no
+strategy and no architecture; a decision is made in `deciding`, a step is run by `execution`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from functools import partial
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
 
-from dllm_sdk.caching import Cache, Feed, NoCache, Positions, compute, lanes
-from dllm_sdk.canvas import Canvas, OpenMask, Prompts, build_canvas
-from dllm_sdk.contract import Applied, allowed, check_pair, check_state, check_tensor, merge_state
+from dllm_sdk.caching import Cache, Feed, NoCache, compute, lanes
+from dllm_sdk.canvas import Canvas, OpenMask, Prompts, build_canvas, padded
+from dllm_sdk.contract import Applied, check_state, map_tensors
+from dllm_sdk.deciding import Decided, Decider
 from dllm_sdk.errors import ConfigError, ModelError, SchedulerError
-from dllm_sdk.execution import Backend, check_backend
+from dllm_sdk.execution import Backend, Runner, check_backend, runner
 from dllm_sdk.model import Model, Store, bind
-from dllm_sdk.rows import (
-    EMPTY_BLOCK,
-    NO_EOS,
-    NO_PROGRESS,
-    NOT_FINITE,
-    Rows,
-    Seen,
-    Table,
-    first_rows,
-    read,
-    take,
-    trouble,
-)
-from dllm_sdk.rules import first, one_of
-from dllm_sdk.sampling import Sampler, row_key
+from dllm_sdk.rows import Rows, Table, columns, first_rows, read, take, trouble
+from dllm_sdk.sampling import Sampler
 from dllm_sdk.scheduler import Scheduler, View, check_number
 
 
@@ -53,6 +43,9 @@ class Step(NamedTuple):
     fed: Tensor  # int64 [B]  positions computed so far
     extra: Tensor  # int64 [B]  further forward passes, for guidance
     closed: Tensor  # bool [B]  no mask is left in the row's block, and it ends with this step
+    ends: tuple[int, ...]  # where `done` is true, for a caller who would rather not ask the device
+    lanes: int  # positions that the model was asked to compute for all rows together, padding included
+    preparation: float  # seconds of this step that were spent on compiling or capturing it
 
 
 def decode(
@@ -78,7 +71,7 @@ def decode(
     With `stop_at_eos` a row ends once everything before its first generated EOS is final; tokens up to it are those of
     a run without. A scheduler that revises may take `max_idle` steps without bringing the masks to a new low.
     `guidance` g > 0 is classifier-free guidance (LLaDA): a second pass with the given positions masked gives logits u,
-    and u + (g + 1) (l - u) replaces l. `backend` says how a step is run (`dllm_sdk.execution`): the tokens are the same.
+    and u + (g + 1) (l - u) replaces l. `backend` says how a step is run (`execution`): the tokens are the same.
 
     Raises ConfigError for arguments, SchedulerError and SchedulerStalled for the scheduler, ModelError for the model.
     """
@@ -110,236 +103,171 @@ def run(model: Model, canvas: Canvas, scheduler: Scheduler[Any], options: Option
     if not isinstance(scheduler, Scheduler):
         raise ConfigError(f"scheduler must be an instance of a Scheduler subclass, got {scheduler!r}")
     options.cache.check(model, scheduler.replan)
-    return _Loop(model, bind(scheduler, model), options).run(canvas)
+    by = runner(options.backend, model)
+    passes = 2 if options.guidance else 1
+    numbers = (model.vocab_size, model.mask_id, tuple(model.eos_ids), model.shift)
+    of_run = (options.cache, options.stop_at_eos, options.max_idle, passes)
+    decider = Decider(bind(scheduler, model), options.sampler, *of_run, *numbers)
+    return _Loop(by.model(), decider, options, by, _key(decider)).run(canvas)
+
+
+def _key(decider: Decider) -> Hashable:
+    """Equal for equal deciders; `repr` tells 1 from 1.0. One that cannot be hashed equals itself alone."""
+    try:
+        hash(decider)
+    except TypeError:
+        return object()
+    return repr(decider), decider
+
+
+_Batch: TypeAlias = tuple[Rows, list[Table], list[Store]]
+
+
+class Shape(NamedTuple):
+    """The sizes of a step: all that the host decides. Steps of one shape run the same code."""
+
+    window: int  # lanes that are predicted
+    feed: int  # lanes that are computed, of the rows that do not refresh alone
+    fresh: int  # rows that refresh as a batch of their own; 0: none, or all
+    fresh_feed: int  # lanes of those
+    unmasked: bool  # every key is seen by every query
+    planning: bool  # a plan that looks at logits may be asked
 
 
 @dataclass(frozen=True)
 class _Loop:
-    """The parts of a run, and one method per stage of a step."""
+    """The parts of a run: what the host does between two steps, and the forward pass."""
 
     model: Model
-    scheduler: Scheduler[Any]
+    decider: Decider
     options: Options
+    runner: Runner
+    key: Hashable  # equal where the code of a step is the same
     horizons: dict[int, int] = field(default_factory=dict)  # gen_length -> horizon, asked once each
 
     @torch.no_grad()
     def run(self, canvas: Canvas) -> Iterator[Step]:
         """The steps, until every row is done."""
-        rows = self.prepare(self.start(canvas))
-        stores = self.stores(rows)
-        table = self.read(rows, torch.zeros_like(rows.opening))
-        while table:
-            planning = self.scheduler.replan == "step" or any(row.opening for row in table)
-            if planning and 0 in self.horizons.values():
-                rows = self.prepare(self.plan(rows, rows.masked, self.blank(rows), rows.horizon == 0))
-                table = self.read(rows, torch.zeros_like(rows.opening))
-            rows, step = self.step(rows, table, stores, planning=planning)
-            table = self.read(rows, step.done)
-            yield step
-            alive = [i for i, row in enumerate(table) if not row.done]
-            if len(alive) < len(table):  # a finished row leaves the batch and costs nothing more
-                index = torch.tensor(alive, dtype=torch.int64, device=rows.row.device)
-                rows, table = take(rows, index), [table[i] for i in alive]
-                stores = [store and store.keep(index) for store in stores]
+        width = self.runner.lanes(canvas.tokens.shape[1])
+        rows = self.start(padded(canvas, self.runner.rows(len(canvas.tokens)), width))
+        stores = [self.runner.store(*rows.tokens.shape) for _ in range(self.decider.passes) if self.stored]
+        try:
+            yield from self.steps(rows, stores)
+        finally:
+            self.runner.give_back()
 
-    def stores(self, rows: Rows) -> list[Store | None]:
-        """One store for the canvas, and one for what guidance is measured against."""
-        slots = rows.tokens.shape[1] + 1  # the last one takes the padding lanes
-        none = isinstance(self.options.cache, NoCache)
-        return [None if none else self.model.new_store(len(rows.tokens), slots) for _ in range(self.passes)]
+    def steps(self, rows: Rows, stores: list[Store]) -> Iterator[Step]:
+        """As `run`, with its rows and stores made."""
+        table = self.read(columns(rows))
+        alive = [i for i, row in enumerate(table) if not row.done]
+        while alive:
+            planning = self.decider.scheduler.replan == "step" or any(table[i].opening for i in alive)
+            if planning and 0 in self.horizons.values():
+                rows, found = self.runner.call(("ahead", self.key), partial(Decider.ahead, self.decider), rows)
+                table = self.read(found)
+            shape = self.shape(table, rows.tokens.shape[1], planning and any(self.horizons.values()))
+            look = partial(_Loop.look, self, stores=stores, shape=shape)
+            decide = partial(Decider.decide, self.decider, planning=shape.planning)
+            keys = (("look", self.key, shape), ("decide", self.key, shape.planning))
+            decided = self.runner.step(keys, look, decide, rows)
+            rows, table = decided.rows, self.read(decided.columns)
+            yield self.told(decided, alive, table, shape)
+            alive = [i for i in alive if not table[i].done]
+            if 0 < self.runner.rows(len(alive)) < len(table):
+                rows, table, stores = self.smaller(alive, rows, table, stores)
+                alive = [i for i, row in enumerate(table) if not row.done]
 
     @property
-    def passes(self) -> int:
-        """Forward passes per step."""
-        return 2 if self.options.guidance else 1
+    def stored(self) -> bool:
+        """Whether keys and values are kept from step to step."""
+        return not isinstance(self.options.cache, NoCache)
 
     def start(self, canvas: Canvas) -> Rows:
         """The rows before their first step, with what the scheduler says of them."""
-        counts = canvas.open.sum(1).tolist()
+        scheduler, counts = self.decider.scheduler, canvas.open.sum(1).tolist()
         for count in set(counts):
-            horizon = self.scheduler.horizon(count)
+            horizon = scheduler.horizon(count)
             if not isinstance(horizon, int) or horizon < 0:
-                raise SchedulerError(f"{self.scheduler!r}: horizon({count}) must be an int >= 0, got {horizon!r}")
+                raise SchedulerError(f"{scheduler!r}: horizon({count}) must be an int >= 0, got {horizon!r}")
             self.horizons[count] = horizon
-        state = self.scheduler.init(canvas.tokens.clone(), canvas.open.clone())
-        check_state(self.scheduler, state, len(counts))
-        return first_rows(canvas, self.horizons, state)
+        state = scheduler.init(canvas.tokens.clone(), canvas.open.clone())
+        check_state(scheduler, state, len(counts))
+        return self.decider.prepare(first_rows(canvas, self.horizons, state))
 
-    def prepare(self, rows: Rows) -> Rows:
-        """What the next step predicts and computes. A revising scheduler also sees its block's committed positions."""
-        block = rows.block if self.scheduler.revises else rows.block & rows.masked
-        ahead = first(rows.masked, rows.horizon)  # nothing where the horizon is 0
-        looking = (rows.opening & (rows.horizon > 0))[:, None]
-        window = block | ahead if self.scheduler.replan == "step" else torch.where(looking, ahead, block)
-        current = rows.block | window
-        columns = torch.arange(rows.tokens.shape[1], device=rows.tokens.device)
-        visible = columns < rows.length[:, None]
-        if not self.options.cache.suffix:
-            up_to_block = current.flip(1).cumsum(1).flip(1) > 0
-            visible = visible & (up_to_block | (rows.order == 0))
-        refresh = self.options.cache.refresh(rows.opening, rows.step)
-        finished = rows.order == (rows.ordinal - 1)[:, None]
-        feed = self.options.cache.feed(Positions(visible, current, finished & visible, rows.step == 0))
-        if self.model.shift:  # an open position is predicted from the one before it
-            feed = feed | torch.cat([window[:, 1:], torch.zeros_like(window[:, :1])], dim=1)
-        return rows._replace(
-            window=window, feed=torch.where(refresh[:, None], visible, feed), visible=visible, refresh=refresh
-        )
-
-    def read(self, rows: Rows, done: Tensor) -> list[Table]:
+    def read(self, found: Tensor) -> list[Table]:
         """The host read between two steps; raises what went wrong."""
-        table = read(rows, done)
+        table = read(found)
+        scheduler = self.decider.scheduler
         for row in table:
             if row.trouble:
-                raise trouble(repr(self.scheduler), row, self.options.max_idle if self.scheduler.revises else None)
+                raise trouble(repr(scheduler), row, self.options.max_idle if scheduler.revises else None)
         return table
 
-    def blank(self, rows: Rows) -> Seen:
-        """What a plan sees before the forward pass: nothing computed."""
-        confidence = torch.zeros_like(rows.masked, dtype=torch.float32)
-        logits = confidence.new_zeros(len(confidence), 0, self.model.vocab_size)
-        key = row_key(rows.seed, rows.tokens, rows.length, rows.nfe)
-        return Seen(rows.tokens, confidence, logits, rows.tokens[:, :0], key)
+    def shape(self, table: list[Table], width: int, planning: bool) -> Shape:
+        """The sizes of the next step on a canvas of `width` columns, each of them one that the runner has."""
+        alive = [row for row in table if not row.done]
+        fresh = [row for row in alive if row.refresh] if self.stored else []
+        apart = fresh if len(fresh) < len(alive) else []
+        feeds = [row.feed for row in alive if not (apart and row.refresh)]
 
-    def look(self, rows: Rows, table: list[Table], stores: list[Store | None]) -> tuple[Seen, Tensor]:
-        """Forward, head and draft: what was seen, and whose logits are finite, bool [B]."""
-        length = rows.tokens.shape[1]
-        window = lanes(rows.window, max(row.width for row in table))
-        logits = self.model.head(self.hidden(rows, table, window, stores[0]))
+        def size(counts: list[int]) -> int:
+            return min(self.runner.lanes(max(counts)), width) if counts else 0
+
+        seen = width if self.stored else size(feeds)  # without a store the keys are the lanes
+        return Shape(
+            window=size([row.width for row in alive]),
+            feed=size(feeds),
+            fresh=min(self.runner.rows(len(apart)), len(table)),
+            fresh_feed=size([row.feed for row in apart]),
+            unmasked=not self.model.block_causal and all(row.visible == seen for row in alive),
+            planning=planning,
+        )
+
+    def look(self, rows: Rows, *, stores: list[Store], shape: Shape) -> tuple[Tensor, Tensor]:
+        """The forward pass: logits [B, W, V] of the window, and the window, int64 [B, W]."""
+        window = lanes(rows.window, shape.window)
+        logits = self.model.head(self.hidden(rows, window, stores[0] if stores else None, shape))
         if self.options.guidance:
             blind = rows._replace(tokens=torch.where(rows.generated, rows.tokens, self.model.mask_id))
-            plain = self.model.head(self.hidden(blind, table, window, stores[1]))
+            plain = self.model.head(self.hidden(blind, window, stores[1] if stores else None, shape))
             logits = plain + (self.options.guidance + 1) * (logits - plain)
-        key = row_key(rows.seed, rows.tokens, rows.length, rows.nfe)
-        drafts = self.options.sampler(logits, key, rows.tokens, window, self.model.mask_id)
-        if drafts.logits.shape[-1] != self.model.vocab_size:
-            raise ModelError(f"head must return {self.model.vocab_size} logits, got {drafts.logits.shape[-1]}")
-        extra = torch.zeros_like(rows.tokens[:, :1])  # a column that takes the padding lanes
-        draft = torch.cat([rows.tokens, extra], 1).scatter(1, window, drafts.draft)[:, :length]
-        confidence = torch.cat([torch.zeros_like(draft), extra], 1).float().scatter(1, window, drafts.confidence)
-        finite = ~(drafts.confidence.isnan() & (window < length)).any(1)
-        return Seen(draft, confidence[:, :length], drafts.logits, window, key), finite
+        if logits.shape[-1] != self.model.vocab_size:
+            raise ModelError(f"head must return {self.model.vocab_size} logits, got {logits.shape[-1]}")
+        return logits, window
 
-    def hidden(self, rows: Rows, table: list[Table], window: Tensor, store: Store | None) -> Tensor:
+    def hidden(self, rows: Rows, window: Tensor, store: Store | None, shape: Shape) -> Tensor:
         """[B, W, D]: refreshing rows as a batch of their own, the others from the store; joined for one head."""
         order = torch.where(rows.window, rows.ordinal[:, None], rows.order) if self.model.block_causal else None
         work = Feed(rows.tokens, rows.feed, rows.visible, order, window)
-        fresh = [i for i, row in enumerate(table) if row.refresh]
-        feeds = [row.feed for row in table]
-        if store is None or len(fresh) in (0, len(table)):
-            even = order is None and min(feeds) == max(feeds)
-            return compute(self.model, work, max(feeds), store, all_visible=even)
-        index = torch.tensor(fresh, dtype=torch.int64, device=window.device)
-        part = self.model.new_store(len(fresh), rows.tokens.shape[1] + 1)
-        renewed = compute(self.model, work.rows(index), max(feeds[i] for i in fresh), part, all_visible=False)
+        if store is None or not shape.fresh:
+            return compute(self.model, work, shape.feed, store, all_visible=shape.unmasked)
+        # Places beyond the last row that refreshes hold it once more: it is computed, and written, as it was.
+        place = torch.arange(shape.fresh, device=window.device).minimum(rows.refresh.sum() - 1)
+        index = rows.refresh.long().argsort(descending=True, stable=True)[place]
+        part = self.model.new_store(shape.fresh, rows.tokens.shape[1])
+        renewed = compute(self.model, work.rows(index), shape.fresh_feed, part, all_visible=shape.unmasked)
         store.put(index, part)
         del part
         # The refreshing rows feed padding lanes here: so a block step copies nothing of the store.
         rest = work._replace(feed=work.feed & ~rows.refresh[:, None])
-        width = max(row.feed for row in table if not row.refresh)
-        return compute(self.model, rest, width, store, all_visible=False).index_copy(0, index, renewed)
+        return compute(self.model, rest, shape.feed, store, all_visible=shape.unmasked).index_copy(0, index, renewed)
 
-    def view(self, rows: Rows, seen: Seen, open: Tensor) -> View:
-        """A view of copies, so that what a scheduler writes into it is lost."""
-        return View(
-            tokens=rows.tokens.clone(),
-            open=open.clone(),
-            committed=rows.block & ~rows.masked & self.scheduler.revises,
-            draft=seen.draft.clone(),
-            confidence=seen.confidence.clone(),
-            step=rows.step.clone(),
-            gen_length=rows.gen_length.clone(),
-            key=seen.key.clone(),
-            logits=seen.logits,
-            window=seen.window.clone(),
-        )
+    def told(self, decided: Decided, alive: list[int], table: list[Table], shape: Shape) -> Step:
+        """The step as the caller sees it: of the rows that were in it, and in tensors that stay as they are."""
+        rows, passes = decided.rows, self.decider.passes
+        counts = (rows.nfe, rows.refreshes, rows.fed, rows.nfe * (passes - 1))
+        outcome = (decided.view, decided.decision, decided.settled, rows.done, *counts, decided.closed)
+        parts = self.runner.own((rows.row, rows.tokens, *outcome))
+        if len(alive) < len(table):
+            index = torch.tensor(alive, device=rows.row.device)
+            parts = map_tensors(lambda tensor: tensor[index], parts)
+        ends = tuple(place for place, i in enumerate(alive) if table[i].done)
+        computed = (len(table) * shape.feed + shape.fresh * shape.fresh_feed) * passes
+        return Step._make((*parts, ends, computed, self.runner.spent()))
 
-    def plan(self, rows: Rows, open: Tensor, seen: Seen, who: Tensor) -> Rows:
-        """Ask for blocks out of `open` (bool [B, L]); rows in `who` (bool [B]) that open one, or replan, get theirs."""
-        scheduler = self.scheduler
-        returned = scheduler.plan(self.view(rows, seen, open), rows.state)
-        check_pair(scheduler, "plan", returned)
-        planned, state = returned
-        check_tensor(scheduler, "plan's block", planned, open)
-        opening = who & rows.opening
-        asked = who if scheduler.replan == "step" else opening
-        planned = planned & open
-        kept = rows.block & ~rows.masked  # fed, and revisable, until the row opens anew
-        empty = asked & rows.masked.any(1) & ~planned.any(1)
-        return rows._replace(
-            block=torch.where(asked[:, None], planned | kept, rows.block),
-            opened=torch.where(opening[:, None], planned, rows.opened),
-            order=torch.where(planned & asked[:, None], rows.ordinal[:, None], rows.order),
-            trouble=torch.where(empty & (rows.trouble == 0), EMPTY_BLOCK, rows.trouble),
-            state=merge_state(scheduler, "plan's state", rows.state, state, opening),
-        )
-
-    def step(self, rows: Rows, table: list[Table], stores: list[Store | None], *, planning: bool) -> tuple[Rows, Step]:
-        """One forward pass and the decision taken from it."""
-        scheduler = self.scheduler
-        seen, finite = self.look(rows, table, stores)
-        rows = rows._replace(
-            trouble=torch.where(finite, rows.trouble, NOT_FINITE),
-            nfe=rows.nfe + 1,
-            refreshes=rows.refreshes + (0 if stores[0] is None else rows.refresh.long()),
-            fed=rows.fed + rows.feed.sum(1) * self.passes,
-        )
-        if planning and any(self.horizons.values()):
-            rows = self.plan(rows, first(rows.masked, rows.horizon), seen, rows.horizon > 0)
-        open = rows.block & rows.masked
-        view = self.view(rows, seen, open)
-        returned = scheduler.select(view, rows.state)
-        check_pair(scheduler, "select", returned)
-        decision = allowed(
-            scheduler,
-            returned[0],
-            open=open,
-            committed=rows.block & ~rows.masked,
-            draft=seen.draft,
-            vocab_size=self.model.vocab_size,
-            mask_id=self.model.mask_id,
-        )
-        state = merge_state(scheduler, "select's state", rows.state, returned[1])
-        rows, settled, done = self.apply(rows._replace(state=state), decision)
-        counts = (rows.nfe, rows.refreshes, rows.fed, rows.nfe * (self.passes - 1))
-        return rows, Step(rows.row, rows.tokens, view, decision, settled, done, *counts, closed=rows.opening)
-
-    def apply(self, rows: Rows, decision: Applied) -> tuple[Rows, Tensor, Tensor]:
-        """Write the decision; say how far each row is settled, int64 [B], and whether it is done, bool [B]."""
-        commit, written, remask, edit, hold, stop = decision
-        tokens = torch.where(commit | edit, written, rows.tokens).masked_fill(remask, self.model.mask_id)
-        masked = (rows.masked & ~commit) | remask
-        closed = ~((rows.opened & masked).any(1) | hold)
-        final = ~masked & ~(rows.block & ~closed[:, None] & self.scheduler.revises)
-        settled = torch.minimum(_first_true(~final), rows.length)
-        ended = torch.zeros_like(stop)
-        if self.options.stop_at_eos and self.model.eos_ids:
-            ended = _first_true(one_of(tokens, self.model.eos_ids) & rows.generated & ~masked) < settled
-        left = masked.sum(1)
-        done = stop | ended | (closed & (left == 0))
-        lower = left < rows.low
-        idle = torch.where(lower, 0, rows.idle + 1)
-        stuck = ~done & ~lower & (idle >= (self.options.max_idle if self.scheduler.revises else 1))
-        unfilled = done & (left > 0)
-        trouble = torch.where(stuck, NO_PROGRESS, 0 if self.model.eos_ids else unfilled * NO_EOS)
-        if self.model.eos_ids:
-            tokens = torch.where(masked & done[:, None], self.model.eos_ids[0], tokens)
-        rows = rows._replace(
-            tokens=tokens,
-            masked=masked & ~done[:, None],
-            block=rows.block & ~closed[:, None],
-            opened=rows.opened & ~closed[:, None],
-            opening=closed,
-            ordinal=rows.ordinal + closed,
-            step=torch.where(closed, 0, rows.step + 1),
-            low=torch.minimum(rows.low, left),
-            idle=idle,
-            trouble=torch.where(rows.trouble > 0, rows.trouble, trouble),
-        )
-        return self.prepare(rows), torch.where(done, rows.length, settled), done
-
-
-def _first_true(mask: Tensor) -> Tensor:
-    """The first true position of each row, int64 [B]; L where there is none."""
-    positions = torch.arange(mask.shape[1], device=mask.device)
-    return torch.where(mask, positions, mask.shape[1]).amin(1)
+    def smaller(self, alive: list[int], rows: Rows, table: list[Table], stores: list[Store]) -> _Batch:
+        """The batch without rows that are done: they cost nothing more. Some may stay, to fill its places."""
+        done = [i for i, row in enumerate(table) if row.done]
+        places = sorted([*alive, *done[: self.runner.rows(len(alive)) - len(alive)]])
+        index = torch.tensor(places, device=rows.row.device)
+        return take(rows, index), [table[i] for i in places], [self.runner.smaller(store, index) for store in stores]

@@ -1,16 +1,272 @@
-"""How a step is run: as it is written, compiled, or captured. Knows functions of tensors, no scheduler and no model."""
+"""How a step is run: as it is written, compiled, or captured as a CUDA graph. The tokens are the same.
+
+Compiled and captured code serves one set of sizes each, so these two round rows and lanes up to a few. Knows functions
+of tensors, and of a model only that it may offer `compiled`; no scheduler and no loop.
+"""
 
 from __future__ import annotations
 
-from typing import Literal, TypeAlias, get_args
+import time
+from collections import defaultdict
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, Literal, TypeAlias, get_args
+from weakref import WeakKeyDictionary
 
+import torch
+from torch import Tensor
+
+from dllm_sdk.compiling import Compiler
+from dllm_sdk.contract import map_tensors, tensors_of
 from dllm_sdk.errors import ConfigError
+from dllm_sdk.model import Model, Store
 
 Backend: TypeAlias = Literal["eager", "compile", "graph"]
 BACKENDS: tuple[Backend, ...] = get_args(Backend)
+
+compiler = Compiler()  # a memo, like that of `re`: what has been compiled once serves every later call
 
 
 def check_backend(backend: Backend) -> None:
     """Raise ConfigError unless it is one of BACKENDS."""
     if backend not in BACKENDS:
         raise ConfigError(f"backend must be one of {', '.join(BACKENDS)}, got {backend!r}")
+
+
+def runner(backend: Backend, model: Model) -> Runner:
+    """What runs the steps of one call of `decode`. Raises ConfigError."""
+    check_backend(backend)
+    if backend == "graph" and model.device.type != "cuda":
+        raise ConfigError(
+            f"backend 'graph' captures CUDA graphs, and this model is on {model.device}: "
+            "load it on a CUDA device, or take backend 'compile' or 'eager'"
+        )
+    return {"eager": Runner, "compile": Compiling, "graph": Capturing}[backend](model)
+
+
+class Runner:
+    """Steps as they are written, in sizes as they come."""
+
+    def __init__(self, model: Model) -> None:
+        """The model whose steps are run."""
+        self.given = model
+
+    def rows(self, count: int) -> int:
+        """The number of rows that `count` rows are run as."""
+        return count
+
+    def lanes(self, count: int) -> int:
+        """The number of lanes, or of canvas columns, that `count` of them are run as."""
+        return count
+
+    def model(self) -> Model:
+        """The model as its steps call it."""
+        return self.given
+
+    def store(self, rows: int, length: int) -> Store:
+        """An empty store."""
+        store: Store = self.given.new_store(rows, length)
+        return store
+
+    def smaller(self, store: Store, index: Tensor) -> Store:
+        """Some rows of a store, int64 [n] ascending, which takes its place."""
+        return store.keep(index)
+
+    def call(self, key: Hashable, function: partial[Any], *tensors: Any) -> Any:
+        """A function of tensors. Equal keys mean equal code."""
+        return function(*tensors)
+
+    def step(self, keys: tuple[Hashable, Hashable], look: partial[Any], decide: partial[Any], rows: Any) -> Any:
+        """`decide(rows, *look(rows))`; a key for each of the two."""
+        return decide(rows, *look(rows))
+
+    def own(self, tree: Any) -> Any:
+        """Tensors that later steps do not change."""
+        return tree
+
+    def spent(self) -> float:
+        """Seconds spent on compiling and capturing since it was last asked."""
+        return 0.0
+
+    def give_back(self) -> None:
+        """The call is over."""
+
+
+class Compiling(Runner):
+    """The decision, and the parts of the model that it offers, compiled; the rest as it is written."""
+
+    def __init__(self, model: Model) -> None:
+        """The model whose steps are run."""
+        super().__init__(model)
+        self.asked = compiler.seconds
+
+    def rows(self, count: int) -> int:
+        """A power of two: few enough to compile for each."""
+        return 1 << (count - 1).bit_length() if count else 0
+
+    def lanes(self, count: int) -> int:
+        """16, 32, 64, 96, 128, 192, 256, 384, ...: at most half as many again, one third on average from 64 on."""
+        whole = 1 << (max(count, 16) - 1).bit_length()
+        return whole * 3 // 4 if whole > 64 and count <= whole * 3 // 4 else whole
+
+    def model(self) -> Model:
+        """With the parts compiled that it offers."""
+        compiled = getattr(self.given, "compiled", None)
+        found: Model = self.given if compiled is None else compiled(_compile)
+        return found
+
+    def call(self, key: Hashable, function: partial[Any], *tensors: Any) -> Any:
+        """Compiled."""
+        return compiler("the decision of a step", key, function, *tensors)
+
+    def step(self, keys: tuple[Hashable, Hashable], look: partial[Any], decide: partial[Any], rows: Any) -> Any:
+        """The decision compiled; the forward pass compiles its own parts."""
+        return self.call(keys[1], decide, rows, *look(rows))
+
+    def spent(self) -> float:
+        """Seconds spent on compiling since it was last asked."""
+        before, self.asked = self.asked, compiler.seconds
+        return self.asked - before
+
+
+def _compile(function: Callable[..., Any], *configuration: Hashable) -> Callable[..., Any]:
+    """What a model hands its parts to."""
+    key = (function, *configuration)
+    return partial(compiler, f"{function.__qualname__} of the model", key, partial(function))
+
+
+class Capturing(Compiling):
+    """Compiled steps, and each of them captured as a CUDA graph when it is run for the second time.
+
+    Blocks open with their largest steps, so the first captures are the largest, as the shared memory pool wants it.
+    """
+
+    def __init__(self, model: Model) -> None:
+        """The model whose steps are run, on a CUDA device."""
+        super().__init__(model)
+        weights = tuple(weight.data_ptr() for weight in getattr(model, "parameters", tuple)())
+        if model not in _fixed or _fixed[model].weights != weights:  # graphs hold the addresses of the weights
+            _fixed[model] = _Fixed(weights)
+        self.fixed = _fixed[model]
+        self.borrowed: list[tuple[tuple[int, int], Store]] = []
+        self.capturing = 0.0
+
+    def store(self, rows: int, length: int) -> Store:
+        """One that no other call uses now: graphs hold its address too."""
+        free = self.fixed.stores[rows, length]
+        store = free.pop() if free else super().store(rows, length)
+        self.borrowed.append(((rows, length), store))
+        return store
+
+    def smaller(self, store: Store, index: Tensor) -> Store:
+        """Some rows in a store of their number."""
+        (_, length) = next(size for size, mine in self.borrowed if mine is store)
+        small = self.store(len(index), length)
+        small.put(torch.arange(len(index), device=index.device), store.keep(index))
+        return small
+
+    def call(self, key: Hashable, function: partial[Any], *tensors: Any) -> Any:
+        """Captured, unless it cannot be."""
+        compiled = partial(super().call, key, function)
+        return compiled(*tensors) if key in compiler.obstacles else self.captured(key, compiled, *tensors)
+
+    def step(self, keys: tuple[Hashable, Hashable], look: partial[Any], decide: partial[Any], rows: Any) -> Any:
+        """One graph; where the decision cannot be captured, a graph of the forward pass."""
+        look_key = (keys[0], *map(id, look.keywords["stores"]))
+        if keys[1] in compiler.obstacles:
+            return decide(rows, *self.captured(look_key, look, rows))
+        return self.captured((*keys, look_key), partial(super().step, keys, look, decide), rows)
+
+    def captured(self, key: Hashable, function: partial[Any], *tensors: Any) -> Any:
+        """The first run compiles, and finds what cannot be; the second one captures."""
+        shaped = (key, tuple(tensor.shape for tensor in tensors_of(tensors)))
+        if shaped not in self.fixed.graphs:
+            self.fixed.graphs[shaped] = None
+            return function(*tensors)
+        graph = self.fixed.graphs[shaped]
+        if graph is None:
+            start = time.perf_counter()
+            graph = self.fixed.graphs[shaped] = Captured(function, tensors, self.fixed.pool)
+            self.capturing += time.perf_counter() - start
+        return graph(*tensors)
+
+    def own(self, tree: Any) -> Any:
+        """Copies: a graph writes its results where it wrote them before."""
+        mine = map_tensors(torch.empty_like, tree)
+        _copy(mine, tree)
+        return mine
+
+    def spent(self) -> float:
+        """Seconds spent on compiling and capturing since it was last asked."""
+        captured, self.capturing = self.capturing, 0.0
+        return super().spent() + captured
+
+    def give_back(self) -> None:
+        """The stores serve the next call."""
+        for size, store in self.borrowed:
+            self.fixed.stores[size].append(store)
+        self.borrowed.clear()
+
+
+class Captured:
+    """A function whose tensors stay where they are: it is recorded once, and replayed on what is copied there."""
+
+    def __init__(self, function: Callable[..., Any], tensors: Any, pool: list[Any]) -> None:
+        """function: run before, of tensors like these; pool: the memory of all graphs, or empty before the first."""
+        self.inputs = map_tensors(torch.clone, tensors)
+        with _apart():
+            for _ in range(2):
+                found = function(*self.inputs)
+        # Outside of the pool, whose memory the next graph uses again.
+        self.outputs = map_tensors(torch.empty_like, found)
+        self.replay = _record(lambda: _copy(self.outputs, function(*self.inputs)), pool)
+
+    def __call__(self, *tensors: Any) -> Any:
+        """The outputs, which the next call overwrites."""
+        _copy(self.inputs, tensors)
+        self.replay()
+        return self.outputs
+
+
+@dataclass
+class _Fixed:
+    """What stays where it is as long as a model does."""
+
+    weights: tuple[int, ...]
+    pool: list[Any] = field(default_factory=list)
+    stores: dict[tuple[int, int], list[Store]] = field(default_factory=lambda: defaultdict(list))
+    graphs: dict[Hashable, Captured | None] = field(default_factory=dict)
+
+
+_fixed: WeakKeyDictionary[Model, _Fixed] = WeakKeyDictionary()
+
+
+@contextmanager
+def _apart() -> Iterator[None]:
+    """On a stream of its own, as a function that is to be captured must be run before."""
+    stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        yield
+    torch.cuda.current_stream().wait_stream(stream)
+
+
+def _record(run: Callable[[], None], pool: list[Any]) -> Callable[[], None]:
+    """A CUDA graph of a function without arguments and results."""
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph, pool=pool[0] if pool else None):
+        run()
+    pool[:] = [graph.pool()]
+    return graph.replay
+
+
+def _copy(targets: Any, sources: Any) -> None:
+    """Tensors into tensors, those of one type together: a few kernels for all of them."""
+    pairs: dict[torch.dtype, list[tuple[Tensor, Tensor]]] = defaultdict(list)
+    for target, source in zip(tensors_of(targets), tensors_of(sources), strict=True):
+        if target.numel():
+            pairs[target.dtype].append((target, source))
+    for alike in pairs.values():
+        torch._foreach_copy_([target for target, _ in alike], [source for _, source in alike])

@@ -33,7 +33,8 @@ class Generation:
     refreshes: list[int]  # those that recomputed a cache
     fed: list[int]  # positions computed
     extra: list[int]  # further forward passes, for guidance
-    seconds: list[float]  # from the call until the row was done
+    seconds: list[float]  # from the call until the row was done, without preparation
+    preparation: float  # seconds that went into compiling and capturing steps, all rows together; 0 if all were known
     trace: list[Trace] | None = field(default=None, repr=False)  # what happened at every step, if it was asked for
 
 
@@ -65,23 +66,27 @@ def generate(
     seconds, ends, counts = [0.0] * rows, [canvas.tokens[0]] * rows, [[0] * 4] * rows
     recorder = Recorder(canvas) if trace else None
     options = Options(cache, sampler, stop_at_eos, max_idle, guidance, backend)
+    preparation = 0.0
     for step in run(model, canvas, scheduler, options):
+        preparation += step.preparation
         if recorder is not None:
             recorder.add(step)
         if on_step is not None:
             on_step(step)
-        columns = (step.rows, step.done.long(), step.nfe, step.refreshes, step.fed, step.extra)
-        table = torch.stack(columns, dim=1).tolist()
-        for i, (row, done, *count) in enumerate(table):
-            if done:
-                seconds[row], ends[row], counts[row] = time.perf_counter() - start, step.tokens[i], count
+        if step.ends:  # the only steps after which there is something to read
+            columns = (step.rows, step.nfe, step.refreshes, step.fed, step.extra)
+            table = torch.stack(columns, dim=1).tolist()
+            for i in step.ends:
+                row, *count = table[i]
+                seconds[row] = time.perf_counter() - start - preparation
+                ends[row], counts[row] = step.tokens[i], count
     lengths, opens = canvas.length.tolist(), canvas.open.cpu()
     tokens = [end[:length].cpu() for end, length in zip(ends, lengths, strict=True)]
     read = [_read(model, row, opens[i, : lengths[i]]) for i, row in enumerate(tokens)]
     nfe, refreshes, fed, extra = (list(column) for column in zip(*counts, strict=True))
     traces = None if recorder is None else recorder.traces(_about(model, scheduler, options), model.tokenizer)
     texts, generated = [text for text, _ in read], [n for _, n in read]
-    return Generation(tokens, texts, generated, nfe, refreshes, fed, extra, seconds, traces)
+    return Generation(tokens, texts, generated, nfe, refreshes, fed, extra, seconds, preparation, traces)
 
 
 def _about(model: Model, scheduler: Scheduler[Any], options: Options) -> dict[str, Any]:

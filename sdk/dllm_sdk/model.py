@@ -29,7 +29,7 @@ class Tokenizer(Protocol):
 
 
 class Store(Protocol):
-    """Keys, already rotated, and values of a batch, [B, H, S, D] per layer."""
+    """Keys, already rotated, and values of a batch: per row one slot for each canvas position, and one for padding."""
 
     def keep(self, rows: Tensor) -> Store:
         """Some rows, int64 [n] ascending, moved to the front; the store itself is not used any more."""
@@ -39,7 +39,12 @@ class Store(Protocol):
 
 
 class Model(Protocol):
-    """What `decode` needs."""
+    """What `decode` needs.
+
+    A model whose parts can be compiled also has `compiled(compile) -> Model`: the same weights, with functions of
+    tensors replaced by `compile(function, *configuration)`, where equal configurations mean equal code. Without it the
+    forward pass runs as it is written, whatever the backend.
+    """
 
     @property
     def mask_id(self) -> int:
@@ -77,15 +82,15 @@ class Model(Protocol):
         """Hidden states [B, Q, D] of tokens int64 [B, Q] at positions int64 [B, Q].
 
         Without a store the keys are the Q fed lanes (S = Q). With one, the lanes' keys and values are written to its
-        slots `positions` and every lane attends to its S slots. key_mask bool [B, Q or 1, S]: the keys a query may see;
-        None: all.
+        slots `positions` and every lane attends to its S canvas positions; padding lanes have position S, and nobody
+        sees what they write. key_mask bool [B, Q or 1, S]: the keys a query may see; None: all.
         """
 
     def head(self, hidden: Tensor) -> Tensor:
         """Logits [B, W, V] of hidden states [B, W, D]."""
 
-    def new_store(self, rows: int, slots: int) -> Any:
-        """An empty `Store`."""
+    def new_store(self, rows: int, length: int) -> Any:
+        """An empty `Store` for canvases of `length` positions."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,7 +134,7 @@ class CallableModel:
         """The function already gave logits."""
         return hidden
 
-    def new_store(self, rows: int, slots: int) -> Any:
+    def new_store(self, rows: int, length: int) -> Any:
         """A callable has no keys to store."""
         raise ConfigError("a wrapped callable has no keys and values to cache: use cache=NoCache()")
 

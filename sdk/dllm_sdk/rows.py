@@ -35,6 +35,7 @@ class Rows(NamedTuple):
     low: Tensor  # int64 [B]  fewest masks so far
     idle: Tensor  # int64 [B]  steps since then
     trouble: Tensor  # int64 [B]  0, or one of the numbers below
+    done: Tensor  # bool [B]  nothing is done for the row any more: it fills its place until the batch is made smaller
     window: Tensor  # bool [B, L]  what the next step predicts
     feed: Tensor  # bool [B, L]  what it computes
     visible: Tensor  # bool [B, L]  whose keys it may see
@@ -56,22 +57,13 @@ class Table(NamedTuple):
     refresh: int
     width: int
     feed: int
+    visible: int
     nfe: int
-
-
-class Seen(NamedTuple):
-    """What a forward pass showed, before it is cut for `plan` or `select`."""
-
-    draft: Tensor  # int64 [B, L]
-    confidence: Tensor  # float32 [B, L]
-    logits: Tensor  # float32 [B, W, V]
-    window: Tensor  # int64 [B, W]
-    key: Tensor  # int64 [B]
 
 
 def first_rows(canvas: Canvas, horizons: dict[int, int], state: Any) -> Rows:
     """The rows before their first step: all of them open a block. horizons: gen_length -> horizon."""
-    masks = canvas.open.sum(1)
+    masks, real = canvas.open.sum(1), canvas.real[:, None]
 
     def numbers(
         value: int = 0,
@@ -88,7 +80,7 @@ def first_rows(canvas: Canvas, horizons: dict[int, int], state: Any) -> Rows:
         gen_length=masks,
         horizon=torch.tensor([horizons[count] for count in masks.tolist()], device=masks.device),
         tokens=canvas.tokens,
-        masked=canvas.open,
+        masked=canvas.open & real,
         generated=canvas.open.clone(),
         block=nowhere(),
         opened=nowhere(),
@@ -102,6 +94,7 @@ def first_rows(canvas: Canvas, horizons: dict[int, int], state: Any) -> Rows:
         low=masks.clone(),
         idle=numbers(),
         trouble=numbers(),
+        done=~canvas.real,
         window=nowhere(),
         feed=nowhere(),
         visible=nowhere(),
@@ -116,10 +109,16 @@ def take(rows: Rows, index: Tensor) -> Rows:
     return taken
 
 
-def read(rows: Rows, done: Tensor) -> list[Table]:
+def columns(rows: Rows) -> Tensor:
+    """What the host reads between two steps, int64 [B, fields of `Table`]: the only tensor that it reads."""
+    found = (rows.row, rows.done, rows.opening, rows.trouble, rows.refresh)
+    sums = (rows.window.sum(1), rows.feed.sum(1), rows.visible.sum(1))
+    return torch.stack([column.long() for column in (*found, *sums, rows.nfe)], dim=1)
+
+
+def read(found: Tensor) -> list[Table]:
     """The host read between two steps."""
-    columns = (rows.row, done, rows.opening, rows.trouble, rows.refresh, rows.window.sum(1), rows.feed.sum(1), rows.nfe)
-    return [Table(*row) for row in torch.stack([column.long() for column in columns], dim=1).tolist()]
+    return [Table(*row) for row in found.tolist()]
 
 
 def trouble(scheduler: str, row: Table, max_idle: int | None) -> DllmError:

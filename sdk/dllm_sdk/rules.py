@@ -75,7 +75,12 @@ def one_of(tokens: Tensor, ids: str | tuple[int | str, ...]) -> Tensor:
     """Where a token is one of the ids: int64 [B, L] -> bool [B, L]. Texts must have been resolved to ids."""
     if any(isinstance(item, str) for item in ids):
         raise ConfigError(f"{ids!r} holds text, which only a model with a tokenizer resolves: give token ids")
-    return torch.isin(tokens, torch.tensor(ids, dtype=torch.int64, device=tokens.device))
+    if len(ids) > 16:
+        return torch.isin(tokens, torch.tensor(ids, dtype=torch.int64, device=tokens.device))
+    found = torch.zeros_like(tokens, dtype=torch.bool)
+    for item in ids:  # a few comparisons cost less than a tensor that is made on the host and copied to the device
+        found = found | (tokens == item)
+    return found
 
 
 def margin(view: View) -> Tensor:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from dllm_sdk.errors import ConfigError
-from dllm_sdk.rules import hash_with, to_unit
+from dllm_sdk.rules import hash_with, one_of, to_unit
 from dllm_sdk.scheduler import check_number
 
 Processor: TypeAlias = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -78,7 +78,7 @@ def suppress(*ids: int) -> Processor:
     """A processor that forbids tokens, for instance EOS (LLaDA's `logits_eos_inf`)."""
 
     def process(logits: Tensor, tokens: Tensor, window: Tensor) -> Tensor:
-        return logits.index_fill(-1, torch.tensor(ids, device=logits.device), -torch.inf)
+        return logits.masked_fill(one_of(torch.arange(logits.shape[-1], device=logits.device), ids), -torch.inf)
 
     return process
 

@@ -1,0 +1,172 @@
+"""Functions of tensors, compiled once per set of shapes; and what keeps one from being compiled.
+
+Knows torch.compile, no model, no scheduler and no loop. Every set of shapes has code of its own: so torch's limit of
+recompilations per function is never met, and a function that would be compiled twice for the same shapes is known to
+depend on something besides its arguments.
+"""
+
+from __future__ import annotations
+
+import linecache
+import re
+import time
+import traceback
+import warnings
+from collections.abc import Callable, Hashable
+from copy import deepcopy
+from functools import partial
+from itertools import count
+from pathlib import Path
+from types import FunctionType
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch._dynamo.backends.registry import lookup_backend
+from torch._dynamo.exc import TorchDynamoException
+from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException, FakeTensorMode
+
+from dllm_sdk.contract import map_tensors
+from dllm_sdk.errors import ConfigError, DllmError
+
+Function = Callable[..., Any]
+
+_NUMBERS = count()
+_TORCH, _OURS = Path(torch.__file__).parent, Path(__file__).parent
+_FRAME = re.compile(r'File "([^"]+)", line (\d+)')
+
+
+class Compiler:
+    """Calls functions of tensors, each compiled for the shapes it is called with; `seconds`: spent on compiling."""
+
+    def __init__(self, backend: str = "inductor") -> None:
+        """backend: of torch.compile."""
+        self.backend, self.seconds = backend, 0.0
+        self.made: dict[Hashable, Compiled] = {}
+        self.obstacles: dict[Hashable, str] = {}  # what runs as it is written, and why
+
+    def __call__(self, what: str, key: Hashable, function: partial[Any], *tensors: Any) -> Any:
+        """Call a function of tensors. Equal keys mean equal code; `what` names it in the warning that it runs as it is.
+
+        Raises ConfigError where there is nothing to compile with.
+        """
+        if key in self.obstacles:
+            return function(*tensors)
+        shaped, start = (key, _signature(tensors)), time.perf_counter()
+        fresh = shaped not in self.made
+        if fresh:
+            self.made[shaped] = Compiled(function, self.backend)
+        try:
+            return self.made[shaped](function, *tensors)
+        except Obstacle as obstacle:
+            self.obstacles[key] = str(obstacle)
+            warnings.warn(f"{what} is not compiled but run as it is written: {obstacle}", RuntimeWarning, stacklevel=2)
+            return function(*tensors)
+        finally:
+            self.seconds += time.perf_counter() - start if fresh else 0.0
+
+
+class Obstacle(Exception):
+    """What keeps a function from being compiled, with the line."""
+
+
+class Compiled:
+    """A function compiled for one set of shapes. Raises Obstacle, before it has done anything, if that cannot be."""
+
+    def __init__(self, function: partial[Any], backend: str) -> None:
+        """function: with everything bound that is no tensor."""
+        code = function.func.__code__.replace(co_name=f"{function.func.__name__}_{next(_NUMBERS)}")
+        clone = FunctionType(code, function.func.__globals__, code.co_name, None, function.func.__closure__)
+        self.calls, self.graphs, self.backend = 0, 0, lookup_backend(backend)
+        self.run = torch.compile(clone, fullgraph=True, dynamic=False, backend=self.compile)
+
+    def compile(self, graph: Any, inputs: Any) -> Any:
+        """The backend of torch.compile, counting what it is asked."""
+        self.graphs += 1
+        return self.backend(graph, inputs)
+
+    def __call__(self, function: partial[Any], *tensors: Any) -> Any:
+        """As `function(*tensors)`, which must be the function that was given, or one of equal configuration."""
+        call = partial(self.run, *function.args, *tensors, **function.keywords)
+        self.calls += 1
+        if self.calls > 2 and self.graphs == 1:
+            return call()
+        if self.calls == 1 and (line := host_read(function, *tensors)):
+            raise Obstacle(line)
+        try:
+            with torch.compiler.set_stance("default" if self.calls == 1 else "fail_on_recompile"):
+                return call()
+        except TorchDynamoException as error:
+            raise Obstacle(_reason(error)) from None
+        except RuntimeError as error:
+            if "fail_on_recompile" not in str(error):
+                raise
+            raise Obstacle(f"{_reason(error)} depends on something that changes from call to call") from None
+
+
+def obstacle(function: Function, *tensors: Any) -> str | None:
+    """What keeps a pure function of tensors from being compiled and captured, with the line; None: nothing.
+
+    Fake tensors, which have shapes and no values, find what reads a value back to the host; a second call that would
+    have to be compiled again finds state that is kept in Python.
+    """
+    bound = partial(_call, deepcopy(function))
+    compiled = Compiled(bound, "eager")
+    try:
+        for _ in range(2):
+            compiled(bound, *map_tensors(torch.clone, tensors))
+    except Obstacle as found:
+        return str(found)
+    return None
+
+
+def _call(function: Function, *tensors: Any) -> Any:
+    return function(*tensors)
+
+
+def host_read(function: Function, *tensors: Any) -> str | None:
+    """Where a function reads the value of a tensor back to the host, if it does. Calls a copy of it on fake tensors."""
+    function = deepcopy(function)
+    with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+        try:
+            function(*map_tensors(mode.from_tensor, tensors))
+        except DllmError:
+            return None  # the real call says it better
+        except (DataDependentOutputException, DynamicOutputShapeException) as error:
+            return f"{_where(_frames(error))} reads a tensor's value back to the host"
+        except Exception as error:
+            return f"{_where(_frames(error))} fails on tensors without values ({type(error).__name__})"
+    return None
+
+
+def _reason(error: Exception) -> str:
+    """A line of the user's code, as an error of torch.compile tells it."""
+    text = str(error)
+    if "No working C++ compiler" in text or "InvalidCxxCompiler" in text:
+        raise ConfigError("backend 'compile' needs a C++ compiler on this machine: install g++, or take 'eager'")
+    line = _where([(name, int(number)) for name, number in _FRAME.findall(text)])
+    return line if "fail_on_recompile" in text else f"{line}: {text.splitlines()[0]}"
+
+
+def _frames(error: Exception) -> list[tuple[str, int]]:
+    return [(frame.filename, frame.lineno or 0) for frame in traceback.extract_tb(error.__traceback__)]
+
+
+def _where(frames: list[tuple[str, int]]) -> str:
+    """The innermost line that is neither torch's nor ours; the innermost one of ours if there is none."""
+    inner = [frame for frame in frames if not _within(frame[0], _TORCH)]
+    users = [frame for frame in inner if not _within(frame[0], _OURS)]
+    for name, number in (users or inner or frames)[-1:]:
+        return f"{name}:{number}: {linecache.getline(name, number).strip()}"
+    return "a line that torch does not tell"
+
+
+def _within(name: str, folder: Path) -> bool:
+    return Path(name).is_relative_to(folder)
+
+
+def _signature(tree: Any) -> Hashable:
+    """What compiled code is made for: shapes, types and devices of the tensors, and which of them are absent."""
+    if isinstance(tree, Tensor):
+        return tree.shape, tree.dtype, tree.device
+    return tuple(map(_signature, tree)) if isinstance(tree, tuple) else tree is None

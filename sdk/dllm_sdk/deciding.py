@@ -1,0 +1,212 @@
+"""One decision: from the logits of a step to what the next step computes. The invariants are kept here.
+
+    draft -> plan -> select -> what is allowed -> write -> who is done -> what is computed next
+
+Every method is a pure function of tensors and reads nothing back to the host, so that a decision can be compiled or
+captured as it is. Knows the protocol of schedulers, no strategy, no model and no loop.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from dllm_sdk.caching import Cache, NoCache, Positions
+from dllm_sdk.contract import Applied, allowed, check_pair, check_tensor, merge_state
+from dllm_sdk.rows import EMPTY_BLOCK, NO_EOS, NO_PROGRESS, NOT_FINITE, Rows, columns
+from dllm_sdk.rules import first, one_of
+from dllm_sdk.sampling import Sampler, row_key
+from dllm_sdk.scheduler import Scheduler, View
+
+
+class Seen(NamedTuple):
+    """What a forward pass showed, before it is cut for `plan` or `select`."""
+
+    draft: Tensor  # int64 [B, L]
+    confidence: Tensor  # float32 [B, L]
+    logits: Tensor  # float32 [B, W, V]
+    window: Tensor  # int64 [B, W]
+    key: Tensor  # int64 [B]
+
+
+class Decided(NamedTuple):
+    """What a decision was, and what it led to."""
+
+    rows: Rows  # before the next step
+    columns: Tensor  # int64 [B, ...]  what the host reads of them
+    view: View  # what `select` saw
+    decision: Applied
+    settled: Tensor  # int64 [B]
+    closed: Tensor  # bool [B]
+
+
+@dataclass(frozen=True)
+class Decider:
+    """All that a decision depends on besides tensors."""
+
+    scheduler: Scheduler[Any]
+    sampler: Sampler
+    cache: Cache
+    stop_at_eos: bool
+    max_idle: int
+    passes: int  # forward passes per step: 2 with guidance
+    vocab_size: int
+    mask_id: int
+    eos_ids: tuple[int, ...]
+    shift: int
+
+    def prepare(self, rows: Rows) -> Rows:
+        """What the next step predicts and computes. A revising scheduler also sees its block's committed positions."""
+        block = rows.block if self.scheduler.revises else rows.block & rows.masked
+        ahead = first(rows.masked, rows.horizon)  # nothing where the horizon is 0
+        looking = (rows.opening & (rows.horizon > 0))[:, None]
+        window = block | ahead if self.scheduler.replan == "step" else torch.where(looking, ahead, block)
+        current = rows.block | window
+        positions = torch.arange(rows.tokens.shape[1], device=rows.tokens.device)
+        visible = positions < rows.length[:, None]
+        if not self.cache.suffix:
+            up_to_block = current.flip(1).cumsum(1).flip(1) > 0
+            visible = visible & (up_to_block | (rows.order == 0))
+        refresh = self.cache.refresh(rows.opening, rows.step) & ~rows.done
+        finished = rows.order == (rows.ordinal - 1)[:, None]
+        feed = self.cache.feed(Positions(visible, current, finished & visible, rows.step == 0))
+        if self.shift:  # an open position is predicted from the one before it
+            feed = feed | torch.cat([window[:, 1:], torch.zeros_like(window[:, :1])], dim=1)
+        feed = torch.where(refresh[:, None], visible, feed)
+        return rows._replace(window=window, feed=feed, visible=visible, refresh=refresh)
+
+    def ahead(self, rows: Rows) -> tuple[Rows, Tensor]:
+        """Plan blocks before their first forward pass, for rows without a horizon: nothing is computed yet."""
+        confidence = torch.zeros_like(rows.masked, dtype=torch.float32)
+        logits = confidence.new_zeros(len(confidence), 0, self.vocab_size)
+        key = row_key(rows.seed, rows.tokens, rows.length, rows.nfe)
+        seen = Seen(rows.tokens, confidence, logits, rows.tokens[:, :0], key)
+        rows = self.prepare(self.plan(rows, rows.masked, seen, rows.horizon == 0))
+        return rows, columns(rows)
+
+    def decide(self, rows: Rows, logits: Tensor, window: Tensor, *, planning: bool) -> Decided:
+        """The decision taken from one forward pass. logits [B, W, V] as the head gave them; window int64 [B, W]."""
+        scheduler = self.scheduler
+        seen, finite = self.draft(rows, logits, window)
+        rows = self.count(rows, finite)
+        if planning:
+            rows = self.plan(rows, first(rows.masked, rows.horizon), seen, rows.horizon > 0)
+        open = rows.block & rows.masked
+        view = self.view(rows, seen, open)
+        returned = scheduler.select(view, rows.state)
+        check_pair(scheduler, "select", returned)
+        committed = rows.block & ~rows.masked
+        decision = allowed(
+            scheduler,
+            returned[0],
+            open=open,
+            committed=committed,
+            draft=seen.draft,
+            vocab_size=self.vocab_size,
+            mask_id=self.mask_id,
+        )
+        state = merge_state(scheduler, "select's state", rows.state, returned[1])
+        rows, settled = self.apply(rows._replace(state=state), decision)
+        rows = self.prepare(rows)
+        return Decided(rows, columns(rows), view, decision, settled, rows.opening.clone())
+
+    def draft(self, rows: Rows, logits: Tensor, window: Tensor) -> tuple[Seen, Tensor]:
+        """What the window shows, at its canvas positions, and whose logits are finite, bool [B]."""
+        length = rows.tokens.shape[1]
+        key = row_key(rows.seed, rows.tokens, rows.length, rows.nfe)
+        drafts = self.sampler(logits, key, rows.tokens, window, self.mask_id)
+        extra = torch.zeros_like(rows.tokens[:, :1])  # a column that takes the padding lanes
+        draft = torch.cat([rows.tokens, extra], 1).scatter(1, window, drafts.draft)[:, :length]
+        confidence = torch.zeros_like(draft[:, :1], dtype=torch.float32).expand(-1, length + 1)
+        confidence = confidence.scatter(1, window, drafts.confidence)[:, :length]
+        finite = ~(drafts.confidence.isnan() & (window < length)).any(1)
+        return Seen(draft, confidence, drafts.logits, window, key), finite
+
+    def count(self, rows: Rows, finite: Tensor) -> Rows:
+        """One more forward pass for every row that is not done."""
+        alive = (~rows.done).long()
+        return rows._replace(
+            trouble=torch.where(finite, rows.trouble, NOT_FINITE),
+            nfe=rows.nfe + alive,
+            refreshes=rows.refreshes + (0 if isinstance(self.cache, NoCache) else rows.refresh.long()),
+            fed=rows.fed + rows.feed.sum(1) * alive * self.passes,
+        )
+
+    def view(self, rows: Rows, seen: Seen, open: Tensor) -> View:
+        """A view of copies, so that what a scheduler writes into it is lost."""
+        return View(
+            tokens=rows.tokens.clone(),
+            open=open.clone(),
+            committed=rows.block & ~rows.masked & self.scheduler.revises,
+            draft=seen.draft.clone(),
+            confidence=seen.confidence.clone(),
+            step=rows.step.clone(),
+            gen_length=rows.gen_length.clone(),
+            key=seen.key.clone(),
+            logits=seen.logits,
+            window=seen.window.clone(),
+        )
+
+    def plan(self, rows: Rows, open: Tensor, seen: Seen, who: Tensor) -> Rows:
+        """Ask for blocks out of `open` (bool [B, L]); rows in `who` (bool [B]) that open one, or replan, get theirs."""
+        scheduler = self.scheduler
+        returned = scheduler.plan(self.view(rows, seen, open), rows.state)
+        check_pair(scheduler, "plan", returned)
+        planned, state = returned
+        check_tensor(scheduler, "plan's block", planned, open)
+        opening = who & rows.opening
+        asked = who if scheduler.replan == "step" else opening
+        planned = planned & open
+        kept = rows.block & ~rows.masked  # fed, and revisable, until the row opens anew
+        empty = asked & rows.masked.any(1) & ~planned.any(1)
+        return rows._replace(
+            block=torch.where(asked[:, None], planned | kept, rows.block),
+            opened=torch.where(opening[:, None], planned, rows.opened),
+            order=torch.where(planned & asked[:, None], rows.ordinal[:, None], rows.order),
+            trouble=torch.where(empty & (rows.trouble == 0), EMPTY_BLOCK, rows.trouble),
+            state=merge_state(scheduler, "plan's state", rows.state, state, opening),
+        )
+
+    def apply(self, rows: Rows, decision: Applied) -> tuple[Rows, Tensor]:
+        """Write the decision, and say how far each row is settled, int64 [B]."""
+        commit, written, remask, edit, hold, stop = decision
+        tokens = torch.where(commit | edit, written, rows.tokens).masked_fill(remask, self.mask_id)
+        masked = (rows.masked & ~commit) | remask
+        closed = ~((rows.opened & masked).any(1) | hold)
+        final = ~masked & ~(rows.block & ~closed[:, None] & self.scheduler.revises)
+        settled = torch.minimum(_first_true(~final), rows.length)
+        ended = torch.zeros_like(stop)
+        if self.stop_at_eos and self.eos_ids:
+            ended = _first_true(one_of(tokens, self.eos_ids) & rows.generated & ~masked) < settled
+        left = masked.sum(1)
+        done = rows.done | stop | ended | (closed & (left == 0))
+        lower = left < rows.low
+        idle = torch.where(lower, 0, rows.idle + 1)
+        stuck = ~done & ~lower & (idle >= (self.max_idle if self.scheduler.revises else 1))
+        unfilled = done & (left > 0)
+        trouble = torch.where(stuck, NO_PROGRESS, 0 if self.eos_ids else unfilled * NO_EOS)
+        if self.eos_ids:
+            tokens = torch.where(masked & done[:, None], self.eos_ids[0], tokens)
+        rows = rows._replace(
+            tokens=tokens,
+            masked=masked & ~done[:, None],
+            block=rows.block & ~closed[:, None],
+            opened=rows.opened & ~closed[:, None],
+            opening=closed,
+            ordinal=rows.ordinal + closed,
+            step=torch.where(closed, 0, rows.step + 1),
+            low=torch.minimum(rows.low, left),
+            idle=idle,
+            trouble=torch.where(rows.trouble > 0, rows.trouble, trouble),
+            done=done,
+        )
+        return rows, torch.where(done, rows.length, settled)
+
+
+def _first_true(mask: Tensor) -> Tensor:
+    """The first true position of each row, int64 [B]; L where there is none."""
+    positions = torch.arange(mask.shape[1], device=mask.device)
+    return torch.where(mask, positions, mask.shape[1]).amin(1)
