@@ -10,12 +10,14 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
+import dllm_bench.sweeps.journal
 from dllm_bench import Sweep, compare, read_sweep, sweep
 from dllm_bench.cli import cli
 from dllm_bench.sweeps.grid import axes, expand
 from dllm_bench.sweeps.journal import SweepJournal
 from dllm_bench.sweeps.run import Standing
 from dllm_sdk import ConfigError, load_scheduler
+from tests.bench.test_kept import ReadOnlyLater
 from tests.bench.toys import HERE
 
 TOYS = str(HERE)
@@ -121,6 +123,13 @@ def test_a_failure_is_kept_and_the_others_go_on(monkeypatch: pytest.MonkeyPatch)
     assert "1 of 1 configurations, 2 before" in mended.stderr
 
 
+def test_a_row_whose_baseline_failed_agrees_with_itself() -> None:
+    Path("mine.py").write_text(FAILS_UNTIL_MENDED)
+    found = sweep(["mine.py:Mine"], grid={"block": [8, 4, 12]}, output="out", **SETTINGS)
+    assert [row.agreement for row in found.rows] == [1.0, 1.0] and found.differences == []
+    assert any("mine.py:Mine:block=8 is not there to agree with" in note for note in found.notes)
+
+
 def test_when_all_fail_the_table_says_so() -> None:
     result = run(*COMMAND, "--scheduler", f"{TOYS}:Stalls", "--scheduler", f"{TOYS}:Broken", "--output", "out")
     assert result.exit_code == 1 and result.stdout.startswith("No configuration is done.\n")
@@ -164,6 +173,19 @@ def test_two_sweeps_cannot_write_one_journal() -> None:
         assert result.exit_code == 2 and result.stdout == ""
         assert result.stderr == "Error: another sweep is writing out/sweep.jsonl: wait, or give another folder\n"
     assert run(*COMMAND, "--scheduler", "threshold", "--output", "out").exit_code == 0
+
+
+def test_a_disk_that_becomes_read_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    arguments = [*COMMAND, "--scheduler", "threshold", "--grid", "block=4,8,12", "--output", "out"]
+    with monkeypatch.context() as patch:
+        patch.setattr(dllm_bench.sweeps.journal, "open", ReadOnlyLater, raising=False)
+        result = run(*arguments)  # three writes: the head, and two configurations of two prompts
+    assert result.exit_code == 1 and result.stdout == ""
+    assert result.stderr.splitlines()[-1] == (
+        "Error: out/sweep.jsonl cannot be written any more: Read-only file system; it keeps the 4 generations measured "
+        "until then"
+    )
+    assert run(*arguments).exit_code == 0 and len(lines("done")) == 3
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import platform
 import signal
 import sys
 from collections import Counter, deque
@@ -34,6 +35,8 @@ Replies = Iterator[tuple[int, dict[str, Any]]]
 class Engine(Protocol):
     """Made of a setup, as `work.Worker` takes it, and of how many requests may run at the same time."""
 
+    together: int  # how many do
+
     def run(self, requests: Sequence[str]) -> Replies:
         """Number of the request, and its reply."""
         ...
@@ -43,12 +46,14 @@ class Engine(Protocol):
         ...
 
 
-def start(engine: str, setup: str, jobs: int, *, gpu: bool) -> Engine:
+def start(engine: str, setup: str, jobs: int | None, *, gpu: bool) -> Engine:
     """The engine of a name. ConfigError for any other, and for one that is not installed or cannot be reached."""
+    if engine == "serial" and jobs not in (None, 1):
+        raise ConfigError(f"engine serial runs one configuration at a time, got jobs {jobs}: take process or ray")
     if engine == "serial":
         return Serial(setup)
     if engine == "process":
-        return Processes(setup, jobs)
+        return Processes(setup, jobs or (1 if gpu else os.cpu_count() or 1))
     if engine == "ray":
         return Ray(setup, jobs, gpu=gpu)
     raise ConfigError(f"engine must be one of serial, process, ray, got {engine!r}")
@@ -56,6 +61,8 @@ def start(engine: str, setup: str, jobs: int, *, gpu: bool) -> Engine:
 
 class Serial:
     """One after another in this process."""
+
+    together = 1
 
     def __init__(self, setup: str) -> None:
         from dllm_bench.sweeps.work import Worker
@@ -75,7 +82,7 @@ class Processes:
     """Several processes of this machine, each with a model of its own."""
 
     def __init__(self, setup: str, jobs: int) -> None:
-        self._setup, self._jobs = setup, jobs
+        self._setup, self.together = setup, jobs
         self._spawn = get_context("spawn")
         self._workers: dict[Connection, Any] = {}  # a process by our end of its pipe
         self._idle: list[Connection] = []
@@ -84,7 +91,7 @@ class Processes:
         """As they come."""
         waiting, busy, deaths = deque(range(len(requests))), dict[Connection, int](), Counter[int]()
         while waiting or busy:
-            while waiting and len(busy) < self._jobs:
+            while waiting and len(busy) < self.together:
                 pipe = self._idle.pop() if self._idle else self._new()
                 busy[pipe] = number = waiting.popleft()
                 with suppress(OSError):  # it died while it was idle, which reading from it will show
@@ -113,7 +120,7 @@ class Processes:
 
     def _new(self) -> Connection:
         ours, theirs = self._spawn.Pipe()
-        worker = self._spawn.Process(target=_serve, args=(theirs, self._setup, self._jobs), daemon=True)
+        worker = self._spawn.Process(target=_serve, args=(theirs, self._setup, self.together), daemon=True)
         worker.start()
         theirs.close()  # so that the end of the process is the end of the pipe
         self._workers[ours] = worker
@@ -130,15 +137,20 @@ class Processes:
 class Ray:
     """Tasks of a Ray cluster: the one at RAY_ADDRESS, else one of this machine that ends with the sweep."""
 
-    def __init__(self, setup: str, jobs: int, *, gpu: bool) -> None:
+    def __init__(self, setup: str, jobs: int | None, *, gpu: bool) -> None:
         try:
             self._ray: Any = importlib.import_module("ray")
         except ImportError:
             raise ConfigError("engine ray needs the extra `ray`: pip install 'dllm-sdk[ray]'") from None
-        self._setup, self._jobs = setup, jobs
+        self._setup, self._jobs = setup, jobs or sys.maxsize
         self._ours = not self._ray.is_initialized()
         if self._ours:
-            _connect(self._ray, jobs)
+            _connect(self._ray, jobs or os.cpu_count() or 1)
+        room = int(self._ray.cluster_resources().get("GPU" if gpu else "CPU", 0))
+        if not room:
+            self.close()
+            raise ConfigError(f"the Ray cluster has no {'GPU' if gpu else 'CPU'}: a task would wait for ever")
+        self.together = min(self._jobs, room)
         options = {"num_cpus": 1, "num_gpus": int(gpu), "max_retries": TRIES - 1}
         self._answer = self._ray.remote(**options)(_answer_on_a_node)
 
@@ -209,7 +221,7 @@ def _answer_on_a_node(setup: str, folder: str, request: str) -> str:
     try:
         os.chdir(folder)  # where FILE.py and FILE.jsonl are looked for
     except OSError as error:
-        return json.dumps({"error": f"{os.uname().nodename} has no folder {folder}: {error.strerror}", "code": 1})
+        return json.dumps({"error": f"{platform.node()} has no folder {folder}: {error.strerror}", "code": 1})
     if "" not in sys.path:
         sys.path.append("")
     return _kept_worker(setup).answer(request)
@@ -217,6 +229,8 @@ def _answer_on_a_node(setup: str, folder: str, request: str) -> str:
 
 @lru_cache(maxsize=1)
 def _kept_worker(setup: str) -> Worker:
+    from dllm_bench.environment import keep_freed_memory
     from dllm_bench.sweeps.work import Worker
 
+    keep_freed_memory()
     return Worker(setup)

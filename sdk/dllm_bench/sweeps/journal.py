@@ -43,7 +43,6 @@ class Configuration:
 class Kept:
     """What a sweep.jsonl says; keys are those of the configurations."""
 
-    file: Path
     head: Mapping[str, Any] = field(default_factory=dict)  # empty: nothing has begun
     configurations: dict[str, Configuration] = field(default_factory=dict)
     done: dict[str, tuple[str, Mapping[str, Any]]] = field(default_factory=dict)  # with the place of the line
@@ -52,9 +51,8 @@ class Kept:
 
 def read(file: Path) -> Kept:
     """Everything in a file. ConfigError if it is damaged, or of another format or other definitions of the numbers."""
-    kept = Kept(file)
-    lines = lines_of(file)
-    for where, entry in lines:
+    kept = Kept()
+    for where, entry in lines_of(file):
         kind, key = entry.get("kind"), str(entry.get("key"))
         if not kept.head:
             _check_head(where, entry)
@@ -101,11 +99,11 @@ class SweepJournal(Journal):
         try:
             self._lock()
             self._mend()
-            self.kept = read(path) if self._size else Kept(path)
+            self.kept = read(path) if self._size else Kept()
         except BaseException:
             self._file.close()
             raise
-        self._results = len(self.kept.done)
+        self._results = sum(len(entry["outcomes"]) for _, entry in self.kept.done.values())
 
     def adopt(self, plan: Mapping[str, Any]) -> None:
         """Begin, or check that this goes on with what was begun; note the configurations that are new."""
@@ -126,7 +124,7 @@ class SweepJournal(Journal):
             self._write([{"kind": "failed", "key": key, "error": reply["error"]}])
         else:
             self._write([{"kind": "done", "key": key, **reply}])
-            self._results += 1
+            self._results += len(reply["outcomes"])
 
     def _lock(self) -> None:
         if fcntl is not None and self._file is not None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict
@@ -12,7 +11,7 @@ from typing import Any, NamedTuple
 
 from dllm_bench.comparison import with_caches
 from dllm_bench.inputs import check_whole, load_schedulers
-from dllm_bench.sweeps.engines import RAY_ADDRESS, Engine, start
+from dllm_bench.sweeps.engines import Engine, start
 from dllm_bench.sweeps.grid import expand, texts
 from dllm_bench.sweeps.journal import Configuration, SweepJournal
 from dllm_bench.sweeps.report import Sweep, read_sweep
@@ -63,10 +62,11 @@ def sweep(
     specs = expand(schedulers, grid or {})
     with_caches(load_schedulers(specs), texts("caches", caches))
     setup.questions()
+    if jobs is not None:
+        check_whole("jobs", jobs, 1)
     gpu = str(setup.device).startswith("cuda")
     request = {"describe": {"schedulers": specs, "caches": list(caches)}}
-    together = _jobs(engine, jobs, gpu=gpu)
-    with closing(start(engine, json.dumps(asdict(setup)), together, gpu=gpu)) as workers:
+    with closing(start(engine, json.dumps(asdict(setup)), jobs, gpu=gpu)) as workers:
         ((_, plan),) = workers.run([json.dumps(request)])
         if "error" in plan:
             raise (ConfigError if plan["code"] == 2 else DllmError)(plan["error"])
@@ -78,7 +78,7 @@ def sweep(
             skipped = kept.done if retry_failed else {*kept.done, *kept.failed}
             todo = [one for one in configurations if one.key not in skipped]
             first = Standing(0, len(todo), 0, len(configurations) - len(todo), "")
-            _measure(workers, journal, todo, first, progress or _say_nothing, together=min(together, len(todo)))
+            _measure(workers, journal, todo, first, progress or _say_nothing)
     return read_sweep(output)
 
 
@@ -88,15 +88,13 @@ def _measure(
     todo: Sequence[Configuration],
     standing: Standing,
     report: Report,
-    *,
-    together: int,
 ) -> None:
-    """Every configuration in the journal when this returns; `together`: how many run at the same time."""
+    """Every configuration in the journal when this returns."""
     report(standing)
     requests = [json.dumps({"measure": {"spec": one.spec, "cache": one.cache, "key": one.key}}) for one in todo]
     for number, reply in workers.run(requests):
         if "worker" in reply:
-            reply["worker"]["together"] = together
+            reply["worker"]["together"] = min(workers.together, len(todo))
         one = todo[number]
         journal.note(one.key, reply)
         standing = standing._replace(
@@ -105,18 +103,6 @@ def _measure(
             last=f"{one.spec}, {one.cache}: {reply.get('error', 'done')}",
         )
         report(standing)
-
-
-def _jobs(engine: str, jobs: int | None, *, gpu: bool) -> int:
-    """How many configurations run at the same time."""
-    if jobs is not None:
-        check_whole("jobs", jobs, 1)
-        if engine == "serial" and jobs > 1:
-            raise ConfigError(f"engine serial runs one configuration at a time, got jobs {jobs}: take process or ray")
-        return jobs
-    if engine == "ray" and RAY_ADDRESS in os.environ:
-        return 2**31  # as many as the cluster takes
-    return 1 if engine == "serial" or (gpu and engine == "process") else os.cpu_count() or 1
 
 
 def _say_nothing(standing: Standing) -> None:

@@ -25,7 +25,7 @@ from dllm_bench.environment import family, fingerprint
 from dllm_bench.explain import exit_code, explain
 from dllm_bench.inputs import check_whole, load_any_model, load_schedulers
 from dllm_bench.measure import WARM_UP_STEPS, Contender, Run
-from dllm_bench.questions import Questions, collect
+from dllm_bench.questions import Questions, collect, is_file
 from dllm_bench.results import DEFINITIONS, Entrant, Outcome
 from dllm_bench.sweeps.grid import texts
 from dllm_sdk import DllmError, NoCache, Sampler, Scheduler
@@ -191,7 +191,7 @@ def _plain(outcome: Outcome, tokens: list[int]) -> dict[str, Any]:
 
 def _asked(one: Questions) -> str:
     """A digest of a task's prompts and lengths; of a file also what it says of the answers."""
-    file = Path(one.name).read_bytes() if Path(one.name).is_file() else b""
+    file = Path(one.name).read_bytes() if is_file(one.name) else b""
     return _digest(json.dumps([one.gen_length, *one.prompts]).encode() + file)
 
 
