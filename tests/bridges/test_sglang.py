@@ -120,10 +120,11 @@ def test_low_confidence_is_our_block_refinement(
 
 
 @pytest.mark.parametrize("fdfo", [True, False], ids=["fdfo", "sync"])
-@pytest.mark.parametrize(("threshold", "edit"), [(0.4, 0.1), (0.7, 0.4)])
+@pytest.mark.parametrize("thresholds", [(0.4, 0.1), (0.7, 0.4)])
 def test_joint_threshold_is_our_block_refinement_with_edits(
-    sglang: Any, model: Any, prompts: list[list[int]], threshold: float, edit: float, fdfo: bool
+    sglang: Any, model: Any, prompts: list[list[int]], thresholds: tuple[float, float], fdfo: bool
 ) -> None:
+    threshold, edit = thresholds
     yaml = {"threshold": threshold, "edit_threshold": edit, "max_post_edit_steps": 4}
     fields = f"block=8,steps=9,threshold={threshold},edit_threshold={edit},post_steps=4"
     theirs = serve(model, made(sglang, "JointThreshold", yaml, fdfo=fdfo), prompts, LENGTH)
@@ -135,7 +136,7 @@ def test_joint_threshold_is_our_block_refinement_with_edits(
 
 def test_a_server_reads_the_yaml(sglang: Any, tmp_path: Path) -> None:
     yaml = tmp_path / "mine.yaml"
-    yaml.write_text('scheduler: "early-eos:inner=\'threshold:block=4\'"\nblock_size: 4\neos_ids: [156892]\n')
+    yaml.write_text("scheduler: \"early-eos:inner='threshold:block=4'\"\nblock_size: 4\neos_ids: [156892]\n")
     sglang.bridge.register()
     arguments = SimpleNamespace(
         dllm_algorithm="DllmSDK",

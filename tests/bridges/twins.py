@@ -51,7 +51,8 @@ def twin(model: Transformer) -> Any:
     module = Qwen3ForCausalLM(config).to(model.dtype)
     state = {_name(name): tensor for name, tensor in model.state_dict().items()}
     for layer in range(ours.layers):  # Qwen3 has no attention scale of its own: it goes into the norm of the queries
-        state[f"model.layers.{layer}.self_attn.q_norm.weight"] *= ours.attention_scale * ours.head_width**0.5
+        name = f"model.layers.{layer}.self_attn.q_norm.weight"
+        state[name] = state[name] * ours.attention_scale * ours.head_width**0.5
     module.load_state_dict(state | {"lm_head.weight": state["model.embed_tokens.weight"]})
     return module.eval()
 
@@ -70,6 +71,7 @@ class Counted(torch.nn.Module):
     def __init__(self, module: Any, mask_id: int) -> None:
         super().__init__()
         self.module, self.mask_id, self.forwards = module, mask_id, 0
+        self.config, self.device, self.dtype = module.config, module.device, module.dtype
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         self.forwards += 1

@@ -169,6 +169,8 @@ class FromDiffusers(Scheduler[Counter]):
         after = state[0] + ~view.open.any(1)
         said = [self._row(view, row, int(after[row])) for row in range(len(view.tokens))]
         commit, edit, tokens = (torch.stack(part) for part in zip(*(row[:3] for row in said), strict=True))
+        if not self.revises:
+            return Decision(commit=commit, tokens=tokens), (after,)
         hold = torch.tensor([row[3] for row in said], device=view.open.device)
         return Decision(commit=commit, tokens=tokens, edit=edit, hold=hold), (after,)
 

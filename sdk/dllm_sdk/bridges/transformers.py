@@ -198,25 +198,25 @@ def as_custom_generate(
     """Our decoding as the `custom_generate` of `model.generate`, which hands it prompts, lengths and EOS.
 
     It returns what `generate` would: ids [B, prompt + max_new_tokens], padding on the left as it came, or, with
-    `return_dict_in_generate`, an object with `sequences` and `nfe`, a list. `num_return_sequences` draws that many
-    samples, with seed, seed + 1, ... transformers drops `streamer`: use `on_step`. Raises ConfigError for what a
-    strategy cannot honour: `do_sample` (give a sampler), beams, logits processors, other inputs of the model.
+    `return_dict_in_generate`, an object with `sequences` and `nfe`, a list. How tokens are drawn is the sampler's
+    alone: `do_sample=True` needs one with a temperature, and `num_return_sequences` draws that many samples, with seed,
+    seed + 1, ... transformers drops `streamer`: use `on_step`. Raises ConfigError for what a strategy cannot honour:
+    beams, logits processors, stopping criteria of one's own, other inputs of the model.
     """
 
     def custom_generate(
         model: Any,
         input_ids: Tensor,
         *,
-        logits_processor: Any = (),
-        stopping_criteria: Any = (),
-        generation_config: Any = None,
-        attention_mask: Tensor | None = None,
-        **model_kwargs: Any,
+        logits_processor: Any,
+        stopping_criteria: Any,
+        generation_config: Any,
+        **model_kwargs: Any,  # a parameter that `generate` does not expect here would be handed over twice
     ) -> Any:
-        _check_request(generation_config, logits_processor, stopping_criteria, model_kwargs)
+        _check_request(generation_config, sampler, [*logits_processor, *stopping_criteria], model_kwargs)
         eos = _ids(generation_config.eos_token_id)
         wrapped = wrap_hf(model, tokenizer, mask_id=mask_id, eos_ids=eos, shift=shift)
-        real = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+        real = model_kwargs.get("attention_mask", torch.ones_like(input_ids))
         samples = generation_config.num_return_sequences or 1  # generate() has repeated the prompts already
         prompts = [ids[seen.bool()] for ids, seen in zip(input_ids[::samples], real[::samples], strict=True)]
         new = generation_config.max_length - input_ids.shape[1]
@@ -233,22 +233,22 @@ def as_custom_generate(
     return custom_generate
 
 
-_KNOWN = {"position_ids", "use_cache", "past_key_values", "cache_position", "logits_to_keep", "synced_gpus"}
+_INPUTS = {"attention_mask", "position_ids", "use_cache", "past_key_values", "cache_position", "logits_to_keep"}
+_OWN = {"MaxLengthCriteria", "EosTokenCriteria"}  # what generate() adds by itself; the loop does both
+_DRAWING = {"TemperatureLogitsWarper", "TopKLogitsWarper", "TopPLogitsWarper"}  # and with do_sample; the sampler's part
 
 
-def _check_request(config: Any, processors: Any, criteria: Any, inputs: dict[str, Any]) -> None:
+def _check_request(config: Any, sampler: Sampler, hooks: Sequence[Any], inputs: dict[str, Any]) -> None:
     """Raise ConfigError for what was asked of `model.generate` and would be left undone."""
-    own = {"MaxLengthCriteria", "EosTokenCriteria"}  # what generate() itself adds; the loop does both
-    foreign = [type(item).__name__ for item in criteria if type(item).__name__ not in own]
-    problems = {
-        "do_sample": "hand a sampler to as_custom_generate" if config.do_sample else "",
-        "num_beams": "a strategy has no beams" if (config.num_beams or 1) > 1 else "",
-        "logits processors": "hand processors to the Sampler" if len(processors) else "",
-        "stopping criteria": f"a row ends at EOS or its length, not by {foreign}" if foreign else "",
-        "inputs": f"only input_ids and attention_mask reach the model, not {sorted(inputs.keys() - _KNOWN)}"
-        if inputs.keys() - _KNOWN
-        else "",
-    }
-    for name, why in problems.items():
-        if why:
-            raise ConfigError(f"as_custom_generate cannot honour {name}: {why}")
+    foreign = sorted({type(hook).__name__ for hook in hooks} - _OWN - _DRAWING)
+    if config.do_sample and not sampler.temperature:
+        problem = "do_sample without a sampler: as_custom_generate(..., sampler=Sampler(temperature=...))"
+    elif (config.num_beams or 1) > 1:
+        problem = f"num_beams={config.num_beams}: a strategy has no beams"
+    elif foreign:
+        problem = f"{', '.join(foreign)}: give processors to the Sampler; a row ends at EOS or at its length"
+    elif inputs.keys() - _INPUTS:
+        problem = f"{', '.join(sorted(inputs.keys() - _INPUTS))}: only input_ids and attention_mask reach the model"
+    else:
+        return
+    raise ConfigError(f"as_custom_generate cannot honour {problem}")
