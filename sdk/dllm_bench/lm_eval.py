@@ -79,7 +79,7 @@ class DLLM(LM):  # type: ignore[misc]
         """
         super().__init__()
         size = 32 if batch_size in (None, "auto") else int(str(batch_size)) if str(batch_size).isdigit() else batch_size
-        for name, value in (("batch_size", size), ("gen_length", gen_length or 1)):
+        for name, value in (("batch_size", size), ("gen_length", 1 if gen_length is None else gen_length)):
             check_whole(name, value, 1)
         ((self.name, self.scheduler),) = load_schedulers([scheduler])
         self.policy = load_cache(cache) if isinstance(cache, str) else cache

@@ -184,6 +184,8 @@ def test_a_target_that_nothing_reaches_writes_nothing() -> None:
         (["--limit", "0"], ["limit", ">= 1"]),
         (["--delimiters"], ["Threshold", "no field of token ids"]),
         (["--seed", "-1"], ["seed", ">= 0"]),
+        (["--gen-length", "0"], ["gen_length", ">= 1"]),
+        (["--batch-size", "0"], ["batch_size", ">= 1"]),
         (["--task", "nowhere.jsonl"], ["nowhere.jsonl"]),
         (["--model", f"{TOYS}:load_no_tokenizer"], ["no tokenizer"]),
         (["--output", "/proc/nothing/x.toml"], ["cannot be written"]),

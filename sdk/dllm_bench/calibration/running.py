@@ -60,8 +60,9 @@ def calibrate(
 
     Raises ConfigError and RegistryError before anything runs; SchedulerError and ModelError come from the run.
     """
-    for name, value in (("limit", limit), ("batch_size", batch_size), ("gen_length", gen_length or 1)):
-        check_whole(name, value, 1)
+    for name, value in (("limit", limit), ("batch_size", batch_size), ("gen_length", gen_length)):
+        if value is not None or name != "gen_length":
+            check_whole(name, value, 1)
     check_whole("seed", seed, 0)
     given, compared = (load_schedulers([one])[0][1] for one in (scheduler, reference))
     if isinstance(scheduler, str) and len(split(scheduler, "+")) > 1:
