@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.test_docs import ROOT, blocks
+from tests.pages import ROOT, blocks
 
 
 @pytest.fixture
 def site(tmp_path: Path) -> Path:
     """What `pip install` of a small plug-in leaves behind, with the README's strategy in it, and a broken one."""
-    (mine,) = [code for _, code in blocks((ROOT / "README.md").read_text(encoding="utf-8"), "python") if "Mine" in code]
+    (mine,) = [one.code for one in blocks((ROOT / "README.md").read_text(encoding="utf-8")) if "class Mine" in one.code]
     (tmp_path / "mine.py").write_text(mine, encoding="utf-8")
     info = tmp_path / "mine-1.0.dist-info"
     info.mkdir()
