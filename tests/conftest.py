@@ -22,7 +22,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Generator[None, object, object]:
     report = yield
-    may_skip = item.get_closest_marker("extra") and not item.config.getoption("--fail-on-skip")
-    if getattr(report, "skipped", False) and not may_skip:
+    optional = item.get_closest_marker("extra") and not item.config.getoption("--fail-on-skip")
+    if getattr(report, "skipped", False) and not (optional or item.get_closest_marker("gpu")):
         report.outcome = "failed"  # type: ignore[attr-defined]
     return report

@@ -26,9 +26,9 @@ from torch import Tensor
 from dllm_sdk import ConfigError, Model
 
 PUBLIC_FIGURES = (
-    "Public code elsewhere, for the order of magnitude: Fast-dLLM's loops took 60.5 / 32.9 / 20.6 ms of CPU time "
-    "per call (none / prefix / dual) on a model of the shape 10M with one thread of a shared two-core machine; Fast-dLLM on "
-    "LLaDA-8B takes 24.2 ms per forward pass on an H100 (2.77 tokens per pass at 114.29 tokens/s, hao-ai-lab/d3LLM)."
+    "Public code elsewhere, for the order of magnitude: Fast-dLLM's loops took 60.5 / 32.9 / 20.6 ms of CPU time per "
+    "call (none / prefix / dual) on a model of the shape 10M with one thread of a shared two-core machine; Fast-dLLM "
+    "on LLaDA-8B takes 24.2 ms per forward pass on an H100 (2.77 tokens per pass, 114.29 tokens/s, hao-ai-lab/d3LLM)."
 )
 CACHES = ("none", "prefix", "dual")
 
@@ -78,7 +78,7 @@ def decode_research(
         end = min(start + block, canvas.shape[1])
         logits, past = run(canvas)
         step = 0
-        _commit(canvas, logits, masked=_masks(canvas, end, model.mask_id), choose=rule, step=step)
+        _commit(canvas, logits, end, model.mask_id, choose=rule, step=step)
         if cache == "prefix":
             past = [(keys[:, :, :start], values[:, :, :start]) for keys, values in past]
         while bool((canvas[:, start:end] == model.mask_id).any()):
@@ -94,20 +94,16 @@ def decode_research(
                 replaced[:, start:end] = True
                 logits, past = run(fed, past, replaced)
             stop = end if cache == "none" else end - start
-            _commit(fed, logits, masked=_masks(fed, stop, model.mask_id), choose=rule, step=step)
+            _commit(fed, logits, stop, model.mask_id, choose=rule, step=step)
         nfe += step + 1
     return Researched(canvas[0], nfe)
 
 
-def _masks(fed: Tensor, end: int, mask_id: int) -> Tensor:
-    """The masks before `end`, bool [1, Q]."""
+def _commit(fed: Tensor, logits: Tensor, end: int, mask_id: int, *, choose: Rule, step: int) -> None:
+    """Write what the rule takes of the masks before `end` into `fed`, int64 [1, Q]. logits [1, Q, V]."""
+    logits[..., mask_id] = -torch.inf  # one thing that public code does not do: a model that drafts it would never end
     masked = fed == mask_id
     masked[:, end:] = False
-    return masked
-
-
-def _commit(fed: Tensor, logits: Tensor, *, masked: Tensor, choose: Rule, step: int) -> None:
-    """Write what the rule takes into `fed`, int64 [1, Q], part of the canvas; masked bool [1, Q], logits [1, Q, V]."""
     draft = logits.argmax(-1)
     probability = F.softmax(logits.to(torch.float64), dim=-1).gather(-1, draft[..., None])[..., 0]
     commit = choose(torch.where(masked, probability, -torch.inf), step)

@@ -1,0 +1,173 @@
+"""What gpu.sh runs: tests that need CUDA, `speed` for five shapes, `compare`; each a process of its own.
+
+    python docs/benchmarks/gpu.py metadata FOLDER       lets an uninstalled checkout find its own plug-ins
+    python docs/benchmarks/gpu.py run --budget 480      the cells, the important first
+
+Each cell has a share of what is left of the budget; when it is used up the cell is interrupted, and `speed` then prints
+what it has. results.json is written anew after every cell, log.txt holds what the cells said on stderr.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import tomllib
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, NamedTuple, TextIO
+
+import click
+
+ROOT = Path(__file__).parents[2]
+BENCH = ("-c", "from dllm_bench.cli import main; main()")
+NEEDED = ("torch", "numpy", "safetensors", "tokenizers", "einops", "click", "hypothesis", "typing_extensions")
+LAST_WORDS_S = 10  # for a cell that was interrupted to say what it has
+START_S = 15  # for importing torch, loading a model and warming up the device, out of a cell's share
+
+
+class Cell(NamedTuple):
+    """One thing to run."""
+
+    name: str
+    share: float  # of the budget; what a cell leaves over goes to those after it
+    arguments: tuple[str, ...]
+    budgeted: bool = False  # takes --budget itself
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+def main() -> None:
+    """Behind docs/benchmarks/gpu.sh."""
+
+
+@main.command()
+@click.argument("folder", type=click.Path(path_type=Path))
+def metadata(folder: Path) -> None:
+    """Write to FOLDER what an installation would say of this checkout: its name, version and entry points."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    info = folder / f"dllm_sdk-{project['version']}.dist-info"
+    info.mkdir(parents=True)
+    about = f"Metadata-Version: 2.1\nName: {project['name']}\nVersion: {project['version']}\n"
+    (info / "METADATA").write_text(about, encoding="utf-8")
+    groups = project["entry-points"] | {"console_scripts": project["scripts"]}
+    lines = [f"[{group}]\n" + "".join(f"{k} = {v}\n" for k, v in points.items()) for group, points in groups.items()]
+    (info / "entry_points.txt").write_text("\n".join(lines), encoding="utf-8")
+
+
+@main.command()
+@click.option("--device", default="cuda", show_default=True)
+@click.option("--budget", default=480.0, show_default=True, help="Seconds in all.")
+@click.option("--small", is_flag=True, help="Tiny shapes and few prompts: does the script itself work?")
+@click.option("--output", type=click.Path(path_type=Path), default=Path("gpu-results"), show_default=True)
+def run(device: str, budget: float, small: bool, output: Path) -> None:
+    """Run the cells and keep what they find in the folder OUTPUT."""
+    end = time.monotonic() + budget
+    missing = [name for name in NEEDED if find_spec(name) is None]
+    if missing:
+        raise click.ClickException(f"these packages are missing, install them first: {', '.join(missing)}")
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise click.ClickException(f"--output {output} cannot be written: {error.strerror}") from error
+    found: dict[str, Any] = {"machine": machine(), "budget_s": budget, "device": device, "cells": []}
+    with (output / "log.txt").open("w", encoding="utf-8") as log:
+        for result in results(cells(device, small=small), end, log):
+            found["cells"].append(result)
+            found["seconds"] = round(budget - (end - time.monotonic()), 1)
+            write(output / "results.json", found)
+            click.echo(f"{result['name']}: {result['outcome']} after {result['seconds']:.0f} s")
+    failed = [cell["name"] for cell in found["cells"] if cell["outcome"].startswith("failed")]
+    if failed:
+        raise click.ClickException(f"{', '.join(failed)} failed: see {output / 'log.txt'}")
+
+
+def cells(device: str, *, small: bool) -> Iterator[Cell]:
+    """What to run, the important first."""
+    on_gpu = device.startswith("cuda")
+    yield Cell("tests", 60, ("-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "gpu", str(ROOT / "tests" / "gpu")))
+    sizes = ("--prompt-length", "16", "--gen-length", "32", "--rounds", "1") if small else ()
+    batches = ("1",) if small else ("1", "8", "64")
+    backends = ("eager", "graph") if on_gpu else ("eager",)
+    dtype = ("--dtype", "bfloat16") if on_gpu else ("--threads", "1")
+    several = [item for size in batches for item in ("--batch-size", size)]
+    several += [item for backend in backends for item in ("--backend", backend)]
+    for shape, share in (("3M", 70), ("LLaDA-8B", 120), ("100M", 60), ("30M", 50), ("1B", 60)):
+        model = "random:tiny" if small else f"random:{shape}"
+        speed = ("speed", "--model", model, "--device", device, *dtype, "--rule", "forced", *several, *sizes)
+        yield Cell(f"speed-{shape}", share, (*BENCH, *speed, "--format", "json"), budgeted=True)
+    limit = "5" if small else "500"
+    tiny = ("compare", "--limit", limit, "--batch-size", "64", "--device", device, "--backend", backends[-1])
+    yield Cell("compare-tiny", 60, (*BENCH, *tiny, "--format", "json"))
+
+
+def results(todo: Iterator[Cell], end: float, log: TextIO) -> Iterator[dict[str, Any]]:
+    """One result per cell; nothing is begun after `end`, on the monotonic clock."""
+    left = list(todo)
+    while left:
+        cell, shares = left[0], sum(one.share for one in left)
+        left = left[1:]
+        seconds = (end - time.monotonic() - LAST_WORDS_S) * cell.share / shares
+        if cell.name == "tests" and find_spec("pytest") is None:
+            yield {"name": cell.name, "outcome": "left out, pytest is not installed", "seconds": 0.0}
+        elif seconds < 1:
+            yield {"name": cell.name, "outcome": "left out, the budget is used up", "seconds": 0.0}
+        else:
+            yield ran(cell, seconds, log)
+
+
+def ran(cell: Cell, seconds: float, log: TextIO) -> dict[str, Any]:
+    """Run a cell for at most so long."""
+    budget = ("--budget", f"{max(seconds - START_S, seconds / 2):.1f}") if cell.budgeted else ()
+    command = (sys.executable, *cell.arguments, *budget)
+    print(f"== {cell.name}", file=log, flush=True)
+    start = time.monotonic()
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True, cwd=ROOT) as process:
+        outcome = ""
+        try:
+            out, _ = process.communicate(timeout=seconds)
+        except subprocess.TimeoutExpired:
+            outcome = "interrupted, its time was up"
+            process.send_signal(signal.SIGINT)
+            try:
+                out, _ = process.communicate(timeout=LAST_WORDS_S)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                out, _ = process.communicate()
+    if not outcome:
+        outcome = "done" if process.returncode == 0 else f"failed with exit code {process.returncode}"
+    took = round(time.monotonic() - start, 1)
+    return {"name": cell.name, "outcome": outcome, "seconds": took, "command": list(command[1:]), "found": parsed(out)}
+
+
+def parsed(text: str) -> Any:
+    """JSON where it is JSON, else its lines."""
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        return text.splitlines()
+
+
+def machine() -> dict[str, Any]:
+    """What is known of the machine without importing torch; the cells say the rest."""
+    query = "name,driver_version,memory.total,clocks.sm,clocks.max.sm,clocks.mem,power.limit,temperature.gpu"
+    command = ["nvidia-smi", f"--query-gpu={query}", "--format=csv,noheader"]
+    found = shutil.which("nvidia-smi") and subprocess.run(command, capture_output=True, text=True, check=False).stdout
+    gpus = found.splitlines() if found else []
+    return {"gpus": gpus, "gpu_fields": query, "python": platform.python_version(), "cpus": os.cpu_count()}
+
+
+def write(path: Path, found: Any) -> None:
+    """Whole or not at all: a kill leaves the file of the cell before."""
+    part = path.with_suffix(".part")
+    part.write_text(json.dumps(found, indent=1, ensure_ascii=False), encoding="utf-8")
+    part.replace(path)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,266 @@
+"""`dllm-bench speed`: the loop it races against is a fair one, and what it counts and prints is right."""
+
+from __future__ import annotations
+
+import csv
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from click.testing import CliRunner, Result
+
+from dllm_bench import Speed, speed
+from dllm_bench.cli import cli
+from dllm_bench.timing.ceilings import Ceilings
+from dllm_bench.timing.clocks import spread
+from dllm_bench.timing.counting import Work, count, weigh
+from dllm_bench.timing.research import CACHES, Rule, decode_research, quota_rule, threshold_rule
+from dllm_bench.timing.work import random_prompts
+from dllm_reference_model.checkpoint import CheckpointError
+from dllm_reference_model.model import Config, Transformer
+from dllm_reference_model.shapes import SHAPES, random_weights
+from dllm_sdk import Model, generate, load_cache, load_model, load_scheduler
+from tests.bench.toys import HERE
+
+CPU = torch.device("cpu")
+
+
+def small(*, tied: bool = False, sharpness: float = 3.0) -> Transformer:
+    """Two layers with random weights; grouped queries, and every flag that the research-style loop must honour."""
+    torch.manual_seed(0)
+    config = Config(60, 59, 32, 2, 4, 2, 64, qk_norm=tied, tied=tied, attention_scale=0.3, rope_base=100.0)
+    model = Transformer(config).requires_grad_(False)
+    (model.embed if tied else model.unembed).weight *= sharpness
+    return model
+
+
+def run(*arguments: str) -> Result:
+    return CliRunner().invoke(cli, arguments)
+
+
+@pytest.fixture(scope="module")
+def found() -> Speed:
+    sizes = {"prompt_length": 8, "gen_length": 24, "block": 8, "steps": 2, "rounds": 2}
+    return speed(small(), batch_sizes=(2,), **sizes, budget=600.0, threads=1)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("model", [small(), small(tied=True), load_model("tiny")], ids=["grouped", "tied", "trained"])
+@pytest.mark.parametrize("cache", CACHES)
+@pytest.mark.parametrize(
+    ("spec", "rule"),
+    [
+        ("threshold:block=16,threshold=0.2", threshold_rule(0.2)),
+        ("fixed-block:block=16,steps=5", quota_rule(5)),
+    ],
+)
+def test_the_research_style_loop_writes_the_same_in_as_many_passes(
+    model: Model, cache: str, spec: str, rule: Rule
+) -> None:
+    for prompt in random_prompts(model, 2, 11, seed=3):
+        scheduler = load_scheduler(spec)
+        ours = generate(model, prompt, scheduler, gen_length=40, cache=load_cache(cache), stop_at_eos=False)
+        theirs = decode_research(model, prompt, rule, gen_length=40, block=16, cache=cache)
+        assert ours.tokens[0].tolist() == theirs.tokens.tolist()
+        assert ours.nfe == [theirs.nfe]
+        assert 3 <= theirs.nfe < 40
+
+
+def test_random_weights_can_be_sure_and_never_draft_the_mask() -> None:
+    model = random_weights("TINY")
+    assert not (model.head(torch.randn(100, model.config.width)).argmax(-1) == model.mask_id).any()
+    (prompt,) = random_prompts(load_model("random:tiny"), 1, 16, seed=0)
+    steps = generate(model, prompt, load_scheduler("threshold:block=16"), gen_length=64).nfe
+    assert steps[0] < 64
+    with pytest.raises(CheckpointError, match="there is no shape '2M': give random:SHAPE with one of tiny, 3M"):
+        random_weights("2M")
+
+
+def test_shapes_have_the_size_of_their_names() -> None:
+    sizes = {"3M": 3, "10M": 10, "30M": 30, "100M": 100, "1B": 1000, "LLaDA-8B": 8000}
+    for name, millions in sizes.items():
+        shape = SHAPES[name]
+        per_layer = shape.width * (4 * shape.width + 3 * shape.mlp_width)
+        parameters = shape.layers * per_layer + 2 * shape.vocab_size * shape.width
+        assert 0.8 < parameters / (1e6 * millions) < 1.25, name
+
+
+def test_work_counts_operations_and_bytes_of_products_and_attention() -> None:
+    one, two = torch.ones(3, 4), torch.ones(4, 5)
+    result, work = weigh(lambda: (one @ two).relu())
+    assert result.shape == (3, 5)
+    assert work == Work(2 * 3 * 4 * 5, 4 * (3 * 4 + 4 * 5 + 3 * 5))
+    query, keys = torch.ones(1, 2, 6, 8), torch.ones(1, 2, 10, 8)
+    _, work = weigh(lambda: torch.nn.functional.scaled_dot_product_attention(query, keys, keys))
+    assert work.flops == 2 * 2 * 2 * 6 * 10 * 8
+    assert work.bytes >= 4 * (2 * query.numel() + 2 * keys.numel())
+
+
+def test_the_slower_of_two_ceilings_counts() -> None:
+    ceilings = Ceilings(bytes_per_second=10, flops_per_second=100, copied_bytes=1, product_size=1)
+    assert ceilings.floor(Work(flops=100, bytes=20)) == (2, "memory")
+    assert ceilings.floor(Work(flops=300, bytes=20)) == (3, "matrix")
+
+
+@pytest.mark.parametrize(
+    ("reads", "action"),
+    [
+        (0, lambda x: (x + 1).view(2, 2).T.sum()),
+        (1, lambda x: x.sum().item()),
+        (1, lambda x: x.tolist()),
+        (1, lambda x: bool((x > 0).any())),
+        (1, lambda x: x[x > 0]),
+        (1, lambda x: x.nonzero()),
+        (2, lambda x: [int(x[0]), float(x[1])]),
+    ],
+)
+def test_host_reads_are_counted(reads: int, action: object) -> None:
+    assert count(lambda: action(torch.ones(4)), CPU).host_reads == reads  # type: ignore[operator]
+
+
+def test_views_are_no_operations() -> None:
+    x = torch.ones(4, 4)
+    assert count(lambda: x.view(2, 8).T[0], CPU).kernels == 0
+    assert count(lambda: (x + 1) * 2, CPU).kernels == 2
+
+
+def test_quartiles() -> None:
+    assert spread([4.0, 1.0, 3.0, 2.0, 5.0]).low == 2
+    assert (spread([4.0, 1.0, 3.0]).median, spread([7.0]).high, spread([7.0]).n) == (3, 7, 1)
+
+
+def test_steps_are_told_apart_by_what_they_compute(found: Speed) -> None:
+    fed = {one.kind: one.fed for one in found.steps}
+    assert fed == {"block": 8, "refresh": 32, "prefix": 16, "full": 32}  # prefix: 24, 16 and 8
+    for one in found.steps:
+        assert one.ms.low <= one.ms.median <= one.ms.high
+        assert one.forward_ms is not None and one.decision_ms is not None
+        assert one.host_reads is not None and 1 <= one.host_reads < 3
+        assert 0 < one.ceiling_share < 1
+
+
+def test_races_are_fair_and_rates_add_up(found: Speed) -> None:
+    assert [one.cache for one in found.races] == ["dual", "prefix", "none"]
+    assert all(one.equal == 1 and one.nfe == one.research_nfe and one.speedup.n == 2 for one in found.races)
+    for one in found.rates:
+        assert (one.work, one.nfe, one.tpf, one.batch_size) == ("forced", 6, 4, 2)
+    assert found.environment["threads"] == 1
+
+
+def test_the_file_that_is_written_is_read(found: Speed) -> None:
+    again = Speed.from_dict(json.loads(found.to("json")))
+    assert again.races == found.races and again.steps == found.steps and again.rates == found.rates
+    assert again.to("md") == found.to("md")
+    with pytest.raises(Exception, match="no result of dllm-bench speed"):
+        Speed.from_dict({"rows": []})
+
+
+def test_every_format_holds_every_measurement(found: Speed) -> None:
+    total = len(found.races) + len(found.steps) + len(found.rates)
+    assert len(found.to("jsonl").splitlines()) == total
+    rows = list(csv.DictReader(found.to("csv").splitlines()))
+    assert len(rows) == total
+    assert float(rows[0]["speedup_median"]) == found.races[0].speedup.median
+    for format in ("table", "md"):
+        text = found.to(format)  # type: ignore[arg-type]
+        assert "dual, eager" in text and "block, eager, 2" in text and "forced, none, eager, 2" in text
+
+
+def test_the_trained_model_decodes_real_prompts() -> None:
+    found = speed("tiny", batch_sizes=(8,), gen_length=8, prompt_length=4, block=8, steps=1, rounds=1, budget=60.0)
+    (adaptive,) = [one for one in found.rates if one.work == "adaptive"]
+    assert adaptive.tpf > 1.5 and adaptive.batch_size == 8
+
+
+def test_the_budget_is_kept_and_what_is_left_out_is_named() -> None:
+    result = run("speed", "--model", "random:tiny", "--budget", "0.001", "--format", "json")
+    assert result.exit_code == 0, result.output
+    found = json.loads(result.stdout)
+    assert found["races"] == found["steps"] == found["rates"] == []
+    assert "Left out, the budget of 0.001 s was used up: race, cache dual; " in found["notes"][-1]
+
+
+def test_a_model_that_is_not_the_references_is_measured_without_a_race() -> None:
+    result = run("speed", "--model", f"{HERE}:load", "--prompt-length", "4", "--gen-length", "8", "--rounds", "1")
+    assert result.exit_code == 0, result.output
+    assert "No race: the research-style loop runs the weights of the reference transformer" in result.stdout
+    assert "full, eager, 1" in result.stdout and "block, eager" not in result.stdout
+
+
+def test_ctrl_c_keeps_what_was_measured() -> None:
+    result = run("speed", "--model", f"{HERE}:load_and_interrupt", "--prompt-length", "4", "--gen-length", "8")
+    assert result.exit_code == 130
+    assert "matrix product" in result.stdout
+    assert result.stderr.endswith("Interrupted; what was measured before is above.\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--backend", "graph"], "backend graph needs a CUDA device"),
+        (["--block", "0"], "block must be a whole number >= 1, got 0"),
+        (["--rounds", "-1"], "rounds must be a whole number >= 1, got -1"),
+        (["--batch-size", "0"], "batch_sizes must be a whole number >= 1, got 0"),
+        (["--threads", "0"], "threads must be a whole number >= 1, got 0"),
+        (["--budget", "0"], "budget must be a number of seconds above 0, got 0"),
+        (["--budget", "nan"], "budget must be a number of seconds above 0, got nan"),
+        (["--gen-length", "5000"], "but the model's context holds 4096: lower one of them"),
+        (["--model", "random:2M"], "there is no shape '2M': give random:SHAPE with one of tiny, 3M, 10M"),
+        (["--device", "cuda:99"], "device 'cuda:99' cannot be used"),
+        (["--dtype", "int8"], "dtype must be a floating-point type of torch"),
+        (["--rule", "best"], "is not one of 'threshold', 'forced'"),
+    ],
+)
+def test_bad_input_is_one_sentence(arguments: list[str], says: str) -> None:
+    result = run("speed", "--model", "random:tiny", *arguments)
+    assert result.exit_code == 2
+    assert says in result.stderr and len(result.stderr.splitlines()) == 1 and not result.stdout
+
+
+GPU = Path(__file__).parents[2] / "docs" / "benchmarks"
+
+
+def test_an_uninstalled_checkout_finds_its_plugins(tmp_path: Path) -> None:
+    subprocess.run([sys.executable, str(GPU / "gpu.py"), "metadata", str(tmp_path)], check=True)
+    code = (
+        f"from importlib.metadata import distributions; found = list(distributions(path=[{str(tmp_path)!r}]));"
+        "print([(d.name, sorted(e.name for e in d.entry_points if e.group == 'dllm_sdk.models')) for d in found])"
+    )
+    printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert printed.strip() == "[('dllm-sdk', ['dream', 'llada', 'random', 'tiny'])]"
+
+
+@pytest.mark.slow
+def test_the_gpu_script_runs_end_to_end_on_a_cpu(tmp_path: Path) -> None:
+    command = [str(GPU / "gpu.sh"), "--device", "cpu", "--budget", "200", "--small", "--output", str(tmp_path)]
+    path = f"{Path(sys.executable).parent}:/usr/bin:/bin"
+    done = subprocess.run(command, capture_output=True, text=True, env={"PATH": path}, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr + (tmp_path / "log.txt").read_text()
+    cells = {cell["name"]: cell for cell in json.loads((tmp_path / "results.json").read_text())["cells"]}
+    assert list(cells) == ["tests", *(f"speed-{n}" for n in ("3M", "LLaDA-8B", "100M", "30M", "1B")), "compare-tiny"]
+    assert {cell["outcome"] for cell in cells.values()} == {"done"}
+    assert Speed.from_dict(cells["speed-3M"]["found"]).races
+
+
+@pytest.mark.slow
+def test_the_gpu_script_interrupts_what_takes_too_long_and_keeps_it(tmp_path: Path) -> None:
+    command = [
+        sys.executable,
+        str(GPU / "gpu.py"),
+        "run",
+        "--device",
+        "cpu",
+        "--budget",
+        "30",
+        "--output",
+        str(tmp_path),
+    ]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        out, _ = process.communicate(timeout=120)
+    cells = json.loads((tmp_path / "results.json").read_text())["cells"]
+    assert {cell["outcome"].split(",")[0] for cell in cells} & {"interrupted", "left out"}, out
+    assert not (tmp_path / "results.part").exists()
+    assert signal.SIGINT not in (-process.returncode,)

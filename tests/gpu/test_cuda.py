@@ -1,0 +1,76 @@
+"""What only a CUDA device can show: graphs give the same tokens, and a step reads nothing back inside."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from dllm_bench.timing.counting import count
+from dllm_bench.timing.research import decode_research, threshold_rule
+from dllm_bench.timing.run import speed
+from dllm_bench.timing.work import random_prompts
+from dllm_sdk import Model, generate, load_cache, load_model, load_scheduler
+from dllm_sdk.execution import Backend
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
+    pytest.mark.filterwarnings("default"),  # those of another torch are not ours
+]
+
+
+@pytest.fixture(scope="module")
+def model() -> Model:
+    return load_model("tiny", device="cuda")
+
+
+def decoded(model: Model, spec: str, cache: str, backend: Backend) -> tuple[list[list[int]], list[int]]:
+    prompts = random_prompts(model, 3, 20, seed=0)
+    found = generate(
+        model, prompts, load_scheduler(spec), gen_length=48, cache=load_cache(cache), stop_at_eos=False, backend=backend
+    )
+    return [row.tolist() for row in found.tokens], found.nfe
+
+
+@pytest.mark.parametrize("backend", ["compile", "graph"])
+@pytest.mark.parametrize("cache", ["none", "prefix", "dual"])
+def test_every_backend_writes_the_same(model: Model, cache: str, backend: Backend) -> None:
+    for spec in ("threshold:block=16", "adablock:block=16,delimiters=[5, 6]", "fixed-block:block=16,steps=4"):
+        assert decoded(model, spec, cache, backend) == decoded(model, spec, cache, "eager")
+
+
+@pytest.mark.parametrize("cache", ["none", "prefix", "dual"])
+def test_the_research_style_loop_writes_the_same(model: Model, cache: str) -> None:
+    (prompt,) = random_prompts(model, 1, 20, seed=0)
+    scheduler = load_scheduler("threshold:block=16,threshold=0.9")
+    ours = generate(model, prompt, scheduler, gen_length=48, cache=load_cache(cache), stop_at_eos=False)
+    theirs = decode_research(model, prompt, threshold_rule(0.9), gen_length=48, block=16, cache=cache)
+    assert ours.tokens[0].tolist() == theirs.tokens.tolist()
+    assert ours.nfe == [theirs.nfe]
+
+
+def test_the_profiler_sees_kernels_and_reads() -> None:
+    ones = torch.ones(100, 100, device="cuda")
+    torch.cuda.synchronize()
+    found = count(lambda: ((ones @ ones).sum().item(), ones.exp()), ones.device)
+    assert found.kernels >= 3
+    assert found.host_reads == 1
+
+
+def test_speed_measures_every_backend() -> None:
+    found = speed(
+        "random:3M",
+        backends=("eager", "graph"),
+        batch_sizes=(2,),
+        prompt_length=16,
+        gen_length=32,
+        rounds=2,
+        rule="forced",
+        budget=60,
+        device="cuda",
+        dtype="bfloat16",
+    )
+    assert {one.backend for one in found.races} == {"eager", "graph"}
+    for one in found.steps:
+        assert one.kernels
+        assert one.host_reads is not None and one.host_reads < 3  # the table that the loop reads between two steps
