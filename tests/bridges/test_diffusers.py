@@ -157,12 +157,12 @@ def test_sampling_repeats_by_seed(module: Counted, prompts: torch.Tensor) -> Non
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("threshold:block=16", 8), "16 positions first, where the host's have 8"),
+        (("threshold:block=16", 8), r"its blocks are others \(16 long\)"),
         (("adablock:delimiters=[5]",), "diffusers cannot run 'adablock.*looking ahead"),
         (("swordsman",), "looking ahead"),
         (("dcd",), "moves its block at every step"),
         (("saber:block=8", 8), "remembers earlier blocks"),
-        (("remdm", 8), "its own blocks are others"),
+        (("remdm", 8), "takes the whole answer as one block"),
         (("treshold",), "did you mean 'threshold'"),
         (("threshold", 0), "the block must be a whole number >= 1, got 0"),
         ((None,), "must be a SPEC"),

@@ -1,4 +1,4 @@
-"""The bridge to transformers: modules as models of ours, folders on the command line, and our decoding in `generate`."""
+"""The bridge to transformers: modules as models of ours, folders on the command line, our decoding in `generate`."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def tiny() -> Any:
 @pytest.fixture(scope="module")
 def prompts(tiny: Any) -> list[list[int]]:
     texts = load_task("sort").prompts("test", 3, seed=0)
-    return [tiny.tokenizer.encode(text)[: 12 - i] for i, text in enumerate(texts)]
+    return [tiny.tokenizer.encode(text)[: 10 - 2 * i] for i, text in enumerate(texts)]
 
 
 @pytest.mark.parametrize("name", list(registry.available("scheduler")))
@@ -145,8 +145,8 @@ def test_generate_with_our_decoding(tiny: Any, prompts: list[list[int]], spec: s
     steps: list[Any] = []
     decoding = as_custom_generate(scheduler, on_step=steps.append)
     output = module.generate(**batch, custom_generate=decoding, max_new_tokens=20, return_dict_in_generate=True)
-    assert output.sequences[:, 12:].tolist() == [row[-20:].tolist() for row in ours.tokens]
-    assert output.sequences[:, :12].tolist() == batch["input_ids"].tolist()
+    assert output.sequences[:, 10:].tolist() == [row[-20:].tolist() for row in ours.tokens]
+    assert output.sequences[:, :10].tolist() == batch["input_ids"].tolist()
     assert output.nfe == ours.nfe and len(steps) == max(ours.nfe)
     assert torch.equal(module.generate(**batch, custom_generate=decoding, max_new_tokens=20), output.sequences)
 
@@ -162,8 +162,8 @@ def test_generate_draws_samples(tiny: Any, prompts: list[list[int]]) -> None:
         num_return_sequences=3,
         do_sample=True,
     )
-    assert drawn[:, 12:].tolist() == [row[-20:].tolist() for row in ours.tokens]
-    assert len({tuple(row) for row in drawn[:3].tolist()}) == 3
+    assert drawn[:, 10:].tolist() == [row[-20:].tolist() for row in ours.tokens]
+    assert len({tuple(row) for row in drawn.tolist()}) > 2  # two prompts
 
 
 @pytest.mark.parametrize(

@@ -39,17 +39,17 @@ def asked_of(host: str, spec: str, size: int, *, eos_ids: tuple[int, ...] = (), 
     for token in (*eos_ids, seed):
         if not isinstance(token, int) or isinstance(token, bool) or token < 0:
             raise ConfigError(f"{host}: eos_ids and seed must be whole numbers >= 0, got {token!r}")
-    scheduler = bound(load_scheduler(spec), eos_ids)
-    why = obstacle(scheduler, size, can_stop=bool(eos_ids))
+    scheduler = load_scheduler(spec)
+    why = obstacle(scheduler, size, eos_ids=eos_ids)
     if why is not None:
         raise ConfigError(f"{host} cannot run {spec!r}: {HOSTS[host]}, but {why}")
-    return scheduler
+    return bound(scheduler, eos_ids)
 
 
-def obstacle(scheduler: Scheduler[Any], size: int, *, can_stop: bool = True) -> str | None:
+def obstacle(scheduler: Scheduler[Any], size: int, *, eos_ids: tuple[int, ...] = ()) -> str | None:
     """Why a host whose blocks have `size` positions cannot run the scheduler, and what would be needed; None: it can.
 
-    `can_stop`: the host knows an EOS id, to fill a row with that the scheduler stops.
+    Raises ConfigError for a field that holds text where only ids can be known.
     """
     if scheduler.replan == "step":
         return "it moves its block at every step; that needs a host that asks for the block, such as generate()"
@@ -58,16 +58,21 @@ def obstacle(scheduler: Scheduler[Any], size: int, *, can_stop: bool = True) -> 
             "it chooses its block by looking ahead, at logits of positions outside it; that needs a host that shows "
             "them and asks for the block, such as generate()"
         )
+    scheduler = bound(scheduler, eos_ids)
     planned = [_planned(scheduler, size, start) for start in (0, size)]
     if planned != [list(range(start, start + size)) for start in (0, size)]:
+        count = len(planned[0])
+        others = (
+            "it takes the whole answer as one block" if count == 4 * size else f"its blocks are others ({count} long)"
+        )
         return (
-            f"its own blocks are others ({len(planned[0])} positions first, where the host's have {size}); that needs "
-            "fields that make them equal, such as `block`, or PLAN+SELECT with a plan of the host's block"
+            f"{others}; that needs blocks of {size} like the host's: by a field such as `block`, or by PLAN+SELECT, as "
+            f"in threshold:block={size}+p2"
         )
     seen = rehearse(scheduler, size)
     if "gen_length" in seen.read:
         return "it reads how long the whole answer is; that needs a host that says so, such as generate()"
-    if "stop" in seen.read and not can_stop:
+    if "stop" in seen.read and not eos_ids:
         return "it ends a row before its masks are filled; that needs eos_ids, to fill them with"
     if seen.remembers:
         return "it remembers earlier blocks of the row; that needs a host that keeps its state, such as generate()"

@@ -216,9 +216,10 @@ def as_custom_generate(
         _check_request(generation_config, sampler, [*logits_processor, *stopping_criteria], model_kwargs)
         eos = _ids(generation_config.eos_token_id)
         wrapped = wrap_hf(model, tokenizer, mask_id=mask_id, eos_ids=eos, shift=shift)
-        real = model_kwargs.get("attention_mask", torch.ones_like(input_ids))
+        seen = model_kwargs.get("attention_mask")
+        real = torch.ones_like(input_ids) if seen is None else seen
         samples = generation_config.num_return_sequences or 1  # generate() has repeated the prompts already
-        prompts = [ids[seen.bool()] for ids, seen in zip(input_ids[::samples], real[::samples], strict=True)]
+        prompts = [ids[mask.bool()] for ids, mask in zip(input_ids[::samples], real[::samples], strict=True)]
         new = generation_config.max_length - input_ids.shape[1]
         options: dict[str, Any] = {"samples": samples, "sampler": sampler, "seed": seed, "on_step": on_step}
         answer = generate(wrapped, prompts, scheduler, gen_length=new, **options)

@@ -1,0 +1,115 @@
+"""The pages of the bridges: their blocks run, the table of hosts is current, and every host can be refused in words."""
+
+from __future__ import annotations
+
+import importlib
+import runpy
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from dllm_sdk import ConfigError, Decision, Scheduler
+from dllm_sdk.bridges.block import Asked, open_block, step
+from dllm_sdk.bridges.hosts import asked_of, obstacle
+from dllm_sdk.rules import first
+from tests.bridges import sglang_source
+from tests.pages import agree, blocks, run_python
+
+DOCS = Path(__file__).parents[2] / "docs"
+
+
+@pytest.mark.extra
+@pytest.mark.parametrize("name", ["transformers", "diffusers"])
+def test_the_blocks_of_a_page_run(name: str) -> None:
+    """They are `py`, not `python`: the tests of all pages must not need an extra."""
+    for needed in {"transformers", name}:
+        pytest.importorskip(needed, reason=f"needs the extra `{needed}`")
+    page = DOCS / "how-to" / f"{name}.md"
+    module = ModuleType("page")
+    found = [block for block in blocks(page.read_text(encoding="utf-8")) if block.language == "py"]
+    assert len(found) >= 2
+    for block in found:
+        printed = run_python(block, page, module)
+        assert agree(block, printed), f"{page.name}, line {block.line} prints\n{printed}"
+
+
+@pytest.mark.extra
+def test_the_yaml_of_the_page_starts_a_server(
+    tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sglang_source.install(sglang_source.unpacked(request.config.cache.mkdir("sglang")), monkeypatch)
+    page = blocks((DOCS / "how-to" / "sglang.md").read_text(encoding="utf-8"))
+    (yaml,) = [block for block in page if block.language == "yaml"]
+    (command,) = [block.code for block in page if block.language == "bash"]
+    assert yaml.title and "--dllm-algorithm DllmSDK" in command and f"--dllm-algorithm-config {yaml.title}" in command
+    (tmp_path / yaml.title).write_text(yaml.code, encoding="utf-8")
+    importlib.import_module("dllm_sdk.bridges.sglang").register()
+    arguments = SimpleNamespace(
+        dllm_algorithm="DllmSDK",
+        dllm_algorithm_config=str(tmp_path / yaml.title),
+        dllm_fdfo=True,
+        model_path="m",
+        revision=None,
+        max_running_requests=8,
+        model_config=SimpleNamespace(hf_config=SimpleNamespace(architectures=["LLaDA2MoeModelLM"])),
+    )
+    base = importlib.import_module("sglang.srt.dllm.algorithm.base")
+    assert base.DllmAlgorithm.from_server_args(arguments).asked.scheduler.threshold == 0.85
+    sglang_source.forget()
+
+
+def test_the_table_of_hosts_is_current() -> None:
+    script = runpy.run_path(str(DOCS / "reference" / "hosts.py"))
+    assert script["PAGE"].read_text(encoding="utf-8") == script["page"](), "run: python docs/reference/hosts.py"
+
+
+@dataclass(frozen=True)
+class Toy(Scheduler[Any]):
+    """One position at a time, from the left; the fields break what a host relies on."""
+
+    reads_length: bool = False
+    stops: bool = False
+    idles: bool = False
+
+    def plan(self, view: Any, state: Any) -> Any:
+        return first(view.open, 4), state
+
+    def select(self, view: Any, state: Any) -> Any:
+        stop = view.step > 0 if self.stops else None
+        commit = first(view.open, 1)
+        if self.reads_length:
+            commit = first(view.open, view.gen_length)
+        return Decision(commit=commit & (not self.idles), stop=stop), state
+
+
+def test_what_a_scheduler_does_not_declare_is_seen_in_the_rehearsal() -> None:
+    assert obstacle(Toy(), 4) is None
+    assert "reads how long the whole answer is" in str(obstacle(Toy(reads_length=True), 4))
+    assert "needs eos_ids" in str(obstacle(Toy(stops=True), 4))
+    assert obstacle(Toy(stops=True), 4, eos_ids=(1,)) is None
+    with pytest.raises(ConfigError, match="eos_ids and seed must be whole numbers >= 0, got True"):
+        asked_of("SGLang", "threshold", 32, seed=True)
+
+
+def test_a_row_that_stops_is_filled_with_eos() -> None:
+    tokens, nowhere = torch.full((1, 4), 7), torch.zeros(1, 4, dtype=torch.bool)
+    logits = torch.zeros(1, 4, 8).index_fill(2, torch.tensor(3), 5.0)
+    asked = Asked(Toy(stops=True), mask_id=7, eos_ids=(2,))
+    done = step(asked, open_block(asked.scheduler, tokens, nowhere), tokens, logits)
+    done = step(asked, done.block, done.tokens, logits)
+    assert done.tokens.tolist() == [[3, 3, 2, 2]] and bool(done.block.closed)
+
+
+def test_a_scheduler_that_idles_neither_hangs_nor_falls() -> None:
+    tokens, nowhere = torch.full((1, 4), 7), torch.zeros(1, 4, dtype=torch.bool)
+    asked = Asked(Toy(idles=True), mask_id=7)
+    block = open_block(asked.scheduler, tokens, nowhere)
+    for _ in range(4):
+        with pytest.warns(RuntimeWarning, match="brought no fewer masks"):
+            done = step(asked, block, tokens, torch.zeros(1, 4, 8))
+        tokens, block = done.tokens, done.block
+    assert bool(block.closed) and 7 not in tokens
