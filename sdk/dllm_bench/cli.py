@@ -101,6 +101,8 @@ def cli(ctx: click.Context) -> None:
     dllm-bench compare --scheduler ./mine.py:Mine --scheduler adablock:threshold=0.8
     dllm-bench check ./mine.py:Mine             does my strategy keep the protocol?
     dllm-bench sweep FILE.toml --output FOLDER  a grid of settings, resumable after a kill
+    dllm-bench calibrate --output fast.toml     thresholds for this model and task, as --scheduler @fast.toml
+    dllm-bench lm-eval --tasks gsm8k            a task of lm-evaluation-harness with any scheduler
     dllm-bench diff before/ after/              is any row worse than it was?
     dllm-bench trace --output trace.html        one generation, to step through
     dllm-bench speed --model random:10M         what a step costs, against a research-style loop

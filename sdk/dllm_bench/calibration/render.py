@@ -29,13 +29,15 @@ def shown(found: Calibration) -> list[Setting]:
     return [one for one in found.settings if one.role or one.front]
 
 
-def _titles(found: Calibration) -> list[str]:
+def titles(found: Calibration) -> list[str]:
+    """The heads of the columns behind the role."""
     return [*found.axes, found.quality, "lost", "NFE", "val.", "lost", "NFE"]
 
 
-def _cells(found: Calibration, one: Setting) -> list[str]:
+def cells(found: Calibration, one: Setting) -> list[str]:
+    """What stands below them."""
     values = ["" if one.role == "reference" else _brief(one.fields[name]) for name in found.axes]
-    return [*values, *numbers(one)]
+    return [*values, *_score(one.calibration), *_score(one.validation)]
 
 
 def _brief(value: Any) -> str:
@@ -48,15 +50,10 @@ def role(one: Setting) -> str:
     return ", ".join(filter(None, [one.role, "front" * one.front]))
 
 
-def numbers(one: Setting) -> list[str]:
-    """Accuracy, loss and passes on the calibration prompts, then on the validation prompts."""
-    return [*_score(one.calibration), *_score(one.validation)]
-
-
 def _score(score: Score | None) -> list[str]:
     if score is None:
         return ["-"] * 3
-    return [percent(score.accuracy), f"{100 * score.loss + 0.0:.1f}", f"{score.nfe:.1f}"]
+    return [percent(score.accuracy), f"{100 * score.loss + 0.0:.1f}", f"{score.nfe:.2f}"]
 
 
 def remarks(found: Calibration) -> list[str]:
@@ -66,10 +63,13 @@ def remarks(found: Calibration) -> list[str]:
 
 def _verdict(found: Calibration) -> list[str]:
     if found.chosen is None:
-        return [f"No setting reaches the target: {found.target}."]
+        hint = (
+            " A guarantee needs prompts: raise limit, or allow a larger loss." if "probability" in found.target else ""
+        )
+        return [f"No setting reaches the target: {found.target}.{hint}"]
     said = [f"Chosen: {found.chosen}."]
     for one in found.differences:
-        passes = f"{one.nfe:+.1f} forward passes per prompt [{one.nfe_low:+.1f}, {one.nfe_high:+.1f}]"
+        passes = f"{one.nfe:+.2f} forward passes per prompt [{one.nfe_low:+.2f}, {one.nfe_high:+.2f}]"
         said.append(f"{one.sentence() or f'{one.scheduler} against {one.baseline}:'} {passes}.")
     return said
 
@@ -87,10 +87,10 @@ def _others(found: Calibration, given: Setting) -> str:
     better = [
         one
         for one in found.settings[1:]
-        if one.front and one.calibration.nfe <= mine.nfe and one.calibration.accuracy >= mine.accuracy
+        if one.front and one.calibration.nfe <= mine.nfe + 1e-9 and one.calibration.loss <= mine.loss + 1e-9
     ]
     best = min(better, key=lambda one: one.calibration.nfe)
-    return f"{best.name} is at least as good with {best.calibration.nfe:.1f} passes instead of {mine.nfe:.1f}"
+    return f"{best.name} is at least as good with {best.calibration.nfe:.2f} passes instead of {mine.nfe:.2f}"
 
 
 def _about_drafts(found: Calibration) -> list[str]:
@@ -133,8 +133,8 @@ def table(found: Calibration, *, heading: Style = str, note: Style = str, rule: 
     lines += grid(
         "",
         [role(one) for one in rows],
-        _titles(found),
-        [_cells(found, one) for one in rows],
+        titles(found),
+        [cells(found, one) for one in rows],
         heading=heading,
         rule=rule,
     )
@@ -146,8 +146,8 @@ def table(found: Calibration, *, heading: Style = str, note: Style = str, rule: 
 
 def md(found: Calibration) -> str:
     """A pipe table with its notes below."""
-    rows = [[role(one), *_cells(found, one)] for one in shown(found)]
-    lines = [f"{title(found)}\n", *pipe_table(["", *_titles(found)], rows), ""]
+    rows = [[role(one), *cells(found, one)] for one in shown(found)]
+    lines = [f"{title(found)}\n", *pipe_table(["", *titles(found)], rows), ""]
     return "\n".join([*lines, *(f"- {text}" for text in [*remarks(found), *definitions(found)])])
 
 

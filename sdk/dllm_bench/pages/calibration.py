@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from dllm_bench.calibration import render
-from dllm_bench.calibration.found import Calibration, Setting
+from dllm_bench.calibration.found import Calibration
 from dllm_bench.calibration.reliability import Bin
 from dllm_bench.pages import charts
 from dllm_bench.pages.figures import section
@@ -32,12 +32,14 @@ def page_of(found: Calibration) -> str:
 
 
 def _front(found: Calibration) -> Markup:
-    """Every setting in the plane, on the calibration prompts."""
+    """Every setting in the plane, on the calibration prompts; the reference is far to the right of them."""
+    reference, *tried = found.settings
     points = [
-        charts.Point(_name(found, one), one.calibration.nfe, 100 * one.calibration.accuracy, None, None, one.front)
-        for one in found.settings
+        charts.Point(one.name, one.calibration.nfe, 100 * one.calibration.accuracy, None, None, one.front)
+        for one in tried
     ]
     best = ", ".join(f"{point.name} {point.y:.1f} % with {point.x:.1f} passes" for point in points if point.front)
+    far = f"{100 * reference.calibration.accuracy:.1f} % with {reference.calibration.nfe:.1f} passes"
     return section(
         f"{found.quality} against forward passes".capitalize(),
         tag("p", "Up and to the left is better. Filled signs are on the front: nothing is better in both."),
@@ -46,6 +48,7 @@ def _front(found: Calibration) -> Markup:
             tag("p", f"{found.quality}, %", class_="title muted"),
             tag("div", charts.scatter(points, label=f"The front: {best}."), class_="frame"),
             tag("p", "forward passes per prompt", class_="title muted right"),
+            tag("figcaption", f"Not shown, the reference {found.reference}: {far}."),
         ),
     )
 
@@ -96,21 +99,10 @@ def diagram(series: Sequence[Sequence[Bin]], *, label: str) -> Markup:
 
 def _table(found: Calibration) -> Markup:
     """All settings."""
-    columns = ("accuracy", "loss", "nfe")
-    heads = ["setting", "", *columns, *(f"{name}, validation" for name in columns)]
+    head = tag("tr", *(tag("th", name, scope="col") for name in ["", *render.titles(found)]))
     rows = [
-        tag(
-            "tr",
-            tag("th", tag("code", _name(found, one)), scope="row"),
-            tag("td", render.role(one)),
-            *(tag("td", cell) for cell in render.numbers(one)),
-        )
+        tag("tr", tag("th", render.role(one), scope="row"), *(tag("td", cell) for cell in render.cells(found, one)))
         for one in found.settings
     ]
-    head = tag("tr", *(tag("th", name, scope="col") for name in heads))
     table = tag("table", tag("thead", head), tag("tbody", *rows))
     return section("All settings", tag("div", table, class_="scroll", tabindex=0, role="region", aria_label="Settings"))
-
-
-def _name(found: Calibration, one: Setting) -> str:
-    return found.reference if one.role == "reference" else one.name
