@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import csv
 import json
 import signal
@@ -96,7 +97,7 @@ def test_work_counts_operations_and_bytes_of_products_and_attention() -> None:
     query, keys = torch.ones(1, 2, 6, 8), torch.ones(1, 2, 10, 8)
     _, work = weigh(lambda: torch.nn.functional.scaled_dot_product_attention(query, keys, keys))
     assert work.flops == 2 * 2 * 2 * 6 * 10 * 8
-    assert work.bytes >= 4 * (2 * query.numel() + 2 * keys.numel())
+    assert work.bytes == 4 * (2 * query.numel() + 2 * keys.numel())
 
 
 def test_the_slower_of_two_ceilings_counts() -> None:
@@ -187,6 +188,7 @@ def test_a_model_that_is_not_the_references_is_measured_without_a_race() -> None
     result = run("speed", "--model", f"{HERE}:load", "--prompt-length", "4", "--gen-length", "8", "--rounds", "1")
     assert result.exit_code == 0, result.output
     assert "No race: the research-style loop runs the weights of the reference transformer" in result.stdout
+    assert "No adaptive rate: task expr, prompt 0: the tokenizer knows" in result.stdout
     assert "full, eager, 1" in result.stdout and "block, eager" not in result.stdout
 
 
@@ -230,7 +232,8 @@ def test_an_uninstalled_checkout_finds_its_plugins(tmp_path: Path) -> None:
         "print([(d.name, sorted(e.name for e in d.entry_points if e.group == 'dllm_sdk.models')) for d in found])"
     )
     printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    assert printed.strip() == "[('dllm-sdk', ['dream', 'llada', 'random', 'tiny'])]"
+    ((name, models),) = ast.literal_eval(printed)
+    assert name == "dllm-sdk" and {"tiny", "llada", "dream", "random"} <= set(models)
 
 
 @pytest.mark.slow

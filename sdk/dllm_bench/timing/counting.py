@@ -13,11 +13,10 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import FlopCounterMode
 
 T = TypeVar("T")
 
-_PRODUCTS = ("mm", "linear", "scaled_dot_product", "_flash_attention", "_efficient_attention")  # parts of names
+_PRODUCTS = ("aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm")
 _READS_BELOW = ("aten::_local_scalar_dense", "aten::nonzero", "aten::masked_select", "aten::is_nonzero", "aten::equal")
 _READS_ABOVE = ("tolist", "cpu", "numpy")
 
@@ -53,10 +52,9 @@ def count(action: Callable[[], object], device: torch.device) -> Counts:
 
 def weigh(action: Callable[[], T]) -> tuple[T, Work]:
     """What an action gives, and its work; it must run eagerly."""
-    flops, moved = FlopCounterMode(display=False), _Products()
-    with flops, moved:
+    with _Products() as seen:
         result = action()
-    return result, Work(float(flops.get_total_flops()), float(moved.bytes))
+    return result, seen.work
 
 
 def _count_profiled(action: Callable[[], object]) -> Counts:
@@ -101,16 +99,21 @@ class _Above(TorchFunctionMode):
 
 
 class _Products(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Bytes that matrix products and attention read and write."""
+    """Matrix products and attention: torch's own counter does not know the attention kernels of a CPU."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.bytes = 0
+        self.work = Work(0, 0)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
-        if any(part in func._schema.name.removeprefix("aten::") for part in _PRODUCTS):
-            results = result if isinstance(result, list | tuple) else (result,)
-            tensors = [one for one in (*args, *results) if isinstance(one, Tensor)]
-            self.bytes += sum(one.numel() * one.element_size() for one in tensors)
+        operands = [one for one in args if isinstance(one, Tensor)]
+        if func._schema.name in _PRODUCTS:
+            self._add(2 * result.numel() * operands[-1].shape[-2], [*operands, result])
+        elif "scaled_dot_product" in func._schema.name:
+            query, keys = operands[:2]
+            self._add(4 * query.numel() * keys.shape[-2], [*operands, result[0]])
         return result
+
+    def _add(self, flops: float, moved: list[Tensor]) -> None:
+        self.work = self.work + Work(flops, sum(one.numel() * one.element_size() for one in moved))

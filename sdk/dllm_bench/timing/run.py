@@ -189,11 +189,17 @@ def _parts(setting: Setting) -> tuple[list[Part], list[str]]:
         notes.append(PUBLIC_FIGURES)
     except ConfigError as error:
         notes.append(f"No race: {error}.")
+    trained = setting.model.tokenizer is not None
+    try:
+        jobs = {size: setting.adaptive(size) for size in setting.batch_sizes if trained}
+    except ConfigError as error:  # prompts that its tokenizer cannot read
+        jobs = {}
+        notes.append(f"No adaptive rate: {error}.")
     for size in setting.batch_sizes:
         parts += [Part(f"steps, cache {cache}, batch {size}", _steps(setting, cache, size)) for cache in setting.caches]
-        if setting.model.tokenizer is not None:
-            parts.append(Part(f"adaptive, batch {size}", _adaptive(setting, size)))
-    if setting.model.tokenizer is None:
+        if size in jobs:
+            parts.append(Part(f"adaptive, batch {size}", _adaptive(setting, jobs[size])))
+    if not trained:
         notes.append("No adaptive rate: a model without a tokenizer reads no prompt, and random ids would say nothing.")
     return parts, notes
 
@@ -218,9 +224,8 @@ def _steps(setting: Setting, cache: str, batch_size: int) -> Callable[[Speed, Ca
     return measure
 
 
-def _adaptive(setting: Setting, batch_size: int) -> Callable[[Speed, Callable[[], bool]], Speed]:
+def _adaptive(setting: Setting, jobs: Sequence[Job]) -> Callable[[Speed, Callable[[], bool]], Speed]:
     def measure(found: Speed, enough: Callable[[], bool]) -> Speed:
-        jobs = setting.adaptive(batch_size)
         seen = rounds(jobs, setting.backends, most=setting.rounds, enough=enough)
         return replace(found, rates=[*found.rates, *rates("adaptive", jobs[0], seen)])
 

@@ -101,13 +101,13 @@ def step_costs(job: Job, found: dict[Backend, Rounds], ceilings: Ceilings) -> li
     return costs
 
 
-def counts_per_step(job: Job, backend: Backend) -> tuple[float, float]:
-    """Kernels (off a GPU operations) and host reads per step, mean over all steps but the first."""
+def counts_per_step(job: Job, backend: Backend) -> tuple[float, float] | tuple[None, None]:
+    """Kernels (off a GPU operations) and host reads per step, mean over all steps but the first, if there are any."""
     steps = job.steps(backend)
     deque(islice(steps, 1), maxlen=0)  # what is read and started before the first step is no step's
     left: list[int] = []
     found = count(lambda: left.append(sum(1 for _ in steps)), job.model.device)
-    return found.kernels / left[0], found.host_reads / left[0]
+    return (found.kernels / left[0], found.host_reads / left[0]) if left[0] else (None, None)
 
 
 def _ms(generations: Iterable[Sequence[float]]) -> Spread:
