@@ -56,19 +56,12 @@ def calibrate(
     `grid` maps fields to the values to try (None: the threshold-like ones, see `grid.default_axes`); the scheduler as
     given is always tried too. Accuracy is lost against `reference`, by default one token per step. Half of the `limit`
     prompts choose, the other half validate. `propose_delimiters` also tries the tokens behind which confidence drops.
-    The other arguments are those of `compare`.
-
-    Raises ConfigError and RegistryError before anything runs; SchedulerError and ModelError come from the run.
+    The other arguments, and the errors, are those of `compare`.
     """
-    for name, value in (("limit", limit), ("batch_size", batch_size), ("gen_length", gen_length)):
-        if value is not None or name != "gen_length":
-            check_whole(name, value, 1)
-    check_whole("seed", seed, 0)
-    given, compared = (load_schedulers([one])[0][1] for one in (scheduler, reference))
-    if isinstance(scheduler, str) and len(split(scheduler, "+")) > 1:
-        raise ConfigError(
-            f"one scheduler is calibrated, got {scheduler!r}: calibrate each part, then combine the files"
-        )
+    for name, value, low in (("limit", limit, 1), ("batch_size", batch_size, 1), ("seed", seed, 0)):
+        check_whole(name, value, low)
+    check_whole("gen_length", 1 if gen_length is None else gen_length, 1)
+    given, compared = _single(scheduler), load_schedulers([reference])[0][1]
     axes = {name: list(values) for name, values in (default_axes(given) if grid is None else grid).items()}
     rows = {REFERENCE: compared, **settings(given, axes)}
     field = token_field(given) if propose_delimiters else ""
@@ -83,12 +76,11 @@ def calibrate(
         axes[field] = [getattr(given, field), proposed(found)]
         rows = {REFERENCE: compared, **settings(given, axes)}
     decided = decide(Run(loaded, (), (), Sampler(), seed, "eager"), rows, halves, target, progress)
-    environment = fingerprint(loaded, model if isinstance(model, str) else type(model).__name__)
-    about = identity(model, loaded, tasks)
-    names = [one if isinstance(one, str) else repr(one) for one in (scheduler, reference)]
+    against = reference if isinstance(reference, str) else repr(reference)
+    about = {"target": f"{target} against {against}", **identity(model, loaded, tasks)}
     return Calibration(
-        scheduler=names[0],
-        reference=names[1],
+        scheduler=scheduler if isinstance(scheduler, str) else repr(scheduler),
+        reference=against,
         target=str(target),
         quality=decided.quality,
         axes=list(axes),
@@ -97,10 +89,19 @@ def calibrate(
         differences=decided.differences,
         reliability=reliability(*((one.confidence, one.stays) for one in drafts)),
         delimiters=found,
-        file=_file(scheduler, rows, decided, {"target": f"{target} against {names[1]}", **about}),
-        environment={**environment, "seed": seed, "limit": limit, "batch_size": batch_size},
+        file=_file(scheduler, rows, decided, about),
+        environment={**fingerprint(loaded, about["model"]), "seed": seed, "limit": limit, "batch_size": batch_size},
         notes=[note for asked in questions for note in asked.notes],
     )
+
+
+def _single(scheduler: str | Scheduler[Any]) -> Scheduler[Any]:
+    """The scheduler to calibrate; ConfigError for a combination."""
+    if isinstance(scheduler, str) and len(split(scheduler, "+")) > 1:
+        raise ConfigError(
+            f"one scheduler is calibrated, got {scheduler!r}: calibrate each part, then combine the files"
+        )
+    return load_schedulers([scheduler])[0][1]
 
 
 def _halves(
