@@ -13,9 +13,11 @@ from click.testing import CliRunner, Result
 import dllm_bench.sweeps.journal
 from dllm_bench import Sweep, compare, read_sweep, sweep
 from dllm_bench.cli import cli
+from dllm_bench.sweeps.engines import answer_on_a_node
 from dllm_bench.sweeps.grid import axes, expand
 from dllm_bench.sweeps.journal import SweepJournal
 from dllm_bench.sweeps.run import Standing
+from dllm_bench.sweeps.work import Worker
 from dllm_sdk import ConfigError, load_scheduler
 from tests.bench.test_kept import ReadOnlyLater
 from tests.bench.toys import HERE
@@ -299,6 +301,15 @@ def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     result = run(*COMMAND, "--scheduler", "threshold", "--output", "out", "--engine", "ray")
     assert result.exit_code == 2
     assert result.stderr == "Error: engine ray needs the extra `ray`: pip install 'dllm-sdk[ray]'\n"
+
+
+def test_a_machine_that_differs_measures_nothing() -> None:
+    """A node of a cluster with other weights, prompts, versions or code knows the configuration by another key."""
+    asked = {"spec": "threshold", "cache": "none", "key": "of the driver"}
+    reply = json.loads(Worker(json.dumps(SETTINGS)).answer(json.dumps({"measure": asked})))
+    assert "has other weights, prompts, versions or code for threshold" in reply["error"]
+    reply = json.loads(answer_on_a_node(json.dumps(SETTINGS), "/nowhere", json.dumps({"measure": asked})))
+    assert reply["error"].endswith("has no folder /nowhere: No such file or directory")
 
 
 def test_a_sweep_is_a_comparison() -> None:

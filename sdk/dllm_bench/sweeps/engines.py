@@ -11,6 +11,7 @@ import json
 import os
 import platform
 import signal
+import socket
 import sys
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
@@ -152,7 +153,7 @@ class Ray:
             raise ConfigError(f"the Ray cluster has no {'GPU' if gpu else 'CPU'}: a task would wait for ever")
         self.together = min(self._jobs, room)
         options = {"num_cpus": 1, "num_gpus": int(gpu), "max_retries": TRIES - 1}
-        self._answer = self._ray.remote(**options)(_answer_on_a_node)
+        self._answer = self._ray.remote(**options)(answer_on_a_node)
 
     def run(self, requests: Sequence[str]) -> Replies:
         """As they come."""
@@ -180,10 +181,19 @@ def _connect(ray: Any, jobs: int) -> None:
     address = os.environ.get(RAY_ADDRESS)
     here = {"num_cpus": jobs, "include_dashboard": False, "object_store_memory": _OBJECT_STORE}
     try:
+        _knock(address or "")
         ray.init(log_to_driver=False, logging_level="error", **({} if address else here))
     except (ConnectionError, OSError, ValueError, RuntimeError) as error:
         where = f"the cluster at {RAY_ADDRESS}={address}" if address else "a cluster on this machine"
-        raise ConfigError(f"engine ray cannot use {where}: {error}") from error
+        hint = " (one that asks for a token: RAY_AUTH_MODE=token)" if address else ""
+        raise ConfigError(f"engine ray cannot use {where}: {error}{hint}") from error
+
+
+def _knock(address: str) -> None:
+    """OSError if nobody listens at HOST:PORT: Ray would try for minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if host and port.isdecimal():
+        socket.create_connection((host, int(port)), timeout=10).close()
 
 
 def _died(how: str) -> dict[str, Any]:
@@ -216,7 +226,7 @@ def _end_with_the_driver() -> None:
         os._exit(1)
 
 
-def _answer_on_a_node(setup: str, folder: str, request: str) -> str:
+def answer_on_a_node(setup: str, folder: str, request: str) -> str:
     """What a Ray task does; a worker of the cluster keeps the model from task to task."""
     try:
         os.chdir(folder)  # where FILE.py and FILE.jsonl are looked for
