@@ -94,8 +94,9 @@ def test_it_stops_at_eos_where_our_loop_does(model: Any, module: Counted, prompt
 
     spec, row = "threshold:block=8", prompts[:1]
     eos = model.eos_ids[0]
-    ours = natively(model, row, in_its_blocks(spec), stop_at_eos=True)
-    tokens, forwards = piped(module, row, DllmScheduler(spec, SIZE), eos_token_id=eos)
+    longer = 2 * LENGTH - row.shape[1]
+    ours = generate(model, list(row), in_its_blocks(spec), gen_length=longer, cache=NoCache(suffix=False))
+    tokens, forwards = piped(module, row, DllmScheduler(spec, SIZE), eos_token_id=eos, gen_length=longer)
     end = tokens[0].index(eos, row.shape[1])
     assert tokens[0][: end + 1] == ours.tokens[0].tolist()[: end + 1] and forwards == ours.nfe[0]
 
@@ -157,7 +158,7 @@ def test_sampling_repeats_by_seed(module: Counted, prompts: torch.Tensor) -> Non
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("threshold:block=16", 8), r"its blocks are others \(16 long\)"),
+        (("threshold:block=16", 8), r"its blocks are others \(16 long at first\)"),
         (("adablock:delimiters=[5]",), "diffusers cannot run 'adablock.*looking ahead"),
         (("swordsman",), "looking ahead"),
         (("dcd",), "moves its block at every step"),

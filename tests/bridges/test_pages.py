@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from dllm_sdk import ConfigError, Decision, Scheduler
+from dllm_sdk import ConfigError, Decision, Scheduler, load_scheduler
 from dllm_sdk.bridges.block import Asked, open_block, step
 from dllm_sdk.bridges.hosts import asked_of, obstacle
 from dllm_sdk.rules import first
@@ -74,9 +74,13 @@ class Toy(Scheduler[Any]):
     reads_length: bool = False
     stops: bool = False
     idles: bool = False
+    shrinks: bool = False
+
+    def init(self, tokens: Any, open: Any) -> Any:
+        return (torch.zeros_like(tokens[:, 0]),)
 
     def plan(self, view: Any, state: Any) -> Any:
-        return first(view.open, 4), state
+        return first(view.open, 4 - state[0] * self.shrinks), (state[0] + 1,)
 
     def select(self, view: Any, state: Any) -> Any:
         stop = view.step > 0 if self.stops else None
@@ -88,6 +92,9 @@ class Toy(Scheduler[Any]):
 
 def test_what_a_scheduler_does_not_declare_is_seen_in_the_rehearsal() -> None:
     assert obstacle(Toy(), 4) is None
+    assert "its blocks change with its state" in str(obstacle(Toy(shrinks=True), 4))
+    assert "takes the whole answer as one block" in str(obstacle(load_scheduler("p2"), 4))
+    assert "its blocks are others (32 long at first)" in str(obstacle(load_scheduler("threshold"), 4))
     assert "reads how long the whole answer is" in str(obstacle(Toy(reads_length=True), 4))
     assert "needs eos_ids" in str(obstacle(Toy(stops=True), 4))
     assert obstacle(Toy(stops=True), 4, eos_ids=(1,)) is None

@@ -166,7 +166,7 @@ def test_sglangs_loader_finds_the_plug_in(sglang: Any) -> None:
         ({}, "has no key 'scheduler'"),
         ({"scheduler": "threshold:block=8", "treshold": 1}, "unknown key 'treshold'"),
         ({"scheduler": 3}, "must be a SPEC such as 'threshold:block=8', got 3"),
-        ({"scheduler": "threshold"}, r"its blocks are others \(32 long\); that needs blocks of 8 like the host's"),
+        ({"scheduler": "threshold"}, r"its blocks are others \(32 long at first\); that needs blocks of 8 like the host's"),
         ({"scheduler": "adablock:delimiters=[5],block=8"}, "looking ahead"),
         ({"scheduler": "confidence-adaptive"}, "looking ahead"),
         ({"scheduler": "dsb:block=8"}, "moves its block at every step"),

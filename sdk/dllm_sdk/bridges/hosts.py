@@ -20,6 +20,7 @@ from dllm_sdk.rules import hash_with, to_unit
 from dllm_sdk.scheduler import Decision, Scheduler, View
 
 _VOCABULARY, _MASK = 16, 15
+_ANSWER = 65  # blocks in an answer: no usual block length takes it all
 HOSTS = {
     "SGLang": "its server fixes the block when it starts and shows an algorithm one block at a time",
     "diffusers": "LLaDA2Pipeline fixes the block for a call and shows its scheduler one block at a time",
@@ -53,23 +54,22 @@ def obstacle(scheduler: Scheduler[Any], size: int, *, eos_ids: tuple[int, ...] =
     """
     if scheduler.replan == "step":
         return "it moves its block at every step; that needs a host that asks for the block, such as generate()"
-    if scheduler.horizon(4 * size) > 0:
+    if scheduler.horizon(_ANSWER * size) > 0:
         return (
             "it chooses its block by looking ahead, at logits of positions outside it; that needs a host that shows "
             "them and asks for the block, such as generate()"
         )
     scheduler = bound(scheduler, eos_ids)
+    cure = f"that needs blocks of {size} like the host's: by a field such as `block`, or by PLAN+SELECT, as in "
+    cure += f"threshold:block={size}+p2"
     planned = [_planned(scheduler, size, start) for start in (0, size)]
+    if len(planned[0]) == _ANSWER * size:
+        return f"it takes the whole answer as one block; {cure}"
     if planned != [list(range(start, start + size)) for start in (0, size)]:
-        count = len(planned[0])
-        others = (
-            "it takes the whole answer as one block" if count == 4 * size else f"its blocks are others ({count} long)"
-        )
-        return (
-            f"{others}; that needs blocks of {size} like the host's: by a field such as `block`, or by PLAN+SELECT, as "
-            f"in threshold:block={size}+p2"
-        )
+        return f"its blocks are others ({len(planned[0])} long at first); {cure}"
     seen = rehearse(scheduler, size)
+    if "block" in seen.read:
+        return f"its blocks change with its state; {cure}"
     if "gen_length" in seen.read:
         return "it reads how long the whole answer is; that needs a host that says so, such as generate()"
     if "stop" in seen.read and not eos_ids:
@@ -83,7 +83,9 @@ def obstacle(scheduler: Scheduler[Any], size: int, *, eos_ids: tuple[int, ...] =
 class Rehearsal:
     """What was seen."""
 
-    read: frozenset[str]  # of gen_length, key and stop
+    read: frozenset[
+        str
+    ]  # of gen_length and key; `stop` and `block` where it stopped rows or planned less than the block
     remembers: bool  # whether the second block would be decided otherwise without the state of the first
 
 
@@ -98,8 +100,8 @@ def rehearse(scheduler: Scheduler[Any], size: int) -> Rehearsal:
 
 
 def _planned(scheduler: Scheduler[Any], size: int, start: int) -> list[int]:
-    """The block it would choose itself in a canvas of four of the host's, decided up to `start`."""
-    length = 4 * size
+    """The block it would choose itself in an answer of many of the host's, decided up to `start`."""
+    length = _ANSWER * size
     open = torch.arange(length)[None] >= start
     tokens = torch.where(open, _MASK, 1)
     number = torch.zeros(1, dtype=torch.int64)
@@ -148,7 +150,10 @@ class _Watched(Scheduler[Any]):
         return self.inner.init(tokens, open)
 
     def plan(self, view: View, state: Any) -> tuple[Tensor, Any]:
-        return self.inner.plan(self._watch(view), state)
+        block, moved = self.inner.plan(self._watch(view), state)
+        if not torch.equal(block & view.open, view.open):
+            self.read.add("block")
+        return block, moved
 
     def select(self, view: View, state: Any) -> tuple[Decision, Any]:
         decision, moved = self.inner.select(self._watch(view), state)
