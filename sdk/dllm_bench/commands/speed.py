@@ -25,6 +25,15 @@ if TYPE_CHECKING:
     help="How a step is run; repeat it to measure several in turn. graph needs a GPU.",
 )
 @click.option(
+    "--cache",
+    "caches",
+    type=click.Choice(("dual", "prefix", "none")),
+    multiple=True,
+    default=("dual", "prefix", "none"),
+    show_default=True,
+    help="Repeat it; those that the model can use are measured.",
+)
+@click.option(
     "--batch-size", "batch_sizes", type=int, multiple=True, default=(1, 8), show_default=True, help="Repeat it."
 )
 @click.option("--prompt-length", default=64, show_default=True, help="Random ids before what is generated.")

@@ -30,7 +30,7 @@ PUBLIC_FIGURES = (
     "call (none / prefix / dual) on a model of the shape 10M with one thread of a shared two-core machine; Fast-dLLM "
     "on LLaDA-8B takes 24.2 ms per forward pass on an H100 (2.77 tokens per pass, 114.29 tokens/s, hao-ai-lab/d3LLM)."
 )
-CACHES = ("none", "prefix", "dual")
+CACHES = ("dual", "prefix", "none")
 
 Past: TypeAlias = list[tuple[Tensor, Tensor]]
 """Keys, not rotated, and values of every layer, [1, G, S, E]."""

@@ -37,6 +37,7 @@ class Setting:
 
     model: Model
     backends: Sequence[Backend]
+    caches: Sequence[str]  # those that the model can use
     batch_sizes: Sequence[int]
     prompt_length: int
     gen_length: int
@@ -49,8 +50,8 @@ class Setting:
         """Check the fields."""
         for name in ("prompt_length", "gen_length", "block", "steps", "rounds"):
             check_whole(name, getattr(self, name), 1)
-        if not self.backends or not self.batch_sizes:
-            raise ConfigError("give at least one backend and one batch size")
+        if not self.backends or not self.batch_sizes or not self.caches:
+            raise ConfigError("give at least one backend, one batch size, and one cache that the model can use")
         for size in self.batch_sizes:
             check_whole("batch_sizes", size, 1)
         for backend in self.backends:
@@ -64,15 +65,6 @@ class Setting:
                 f"prompt_length + gen_length is {self.prompt_length + self.gen_length}, but the model's context holds "
                 f"{self.model.max_length}: lower one of them"
             )
-
-    @property
-    def caches(self) -> Sequence[str]:
-        """Those that the model can use, the cheapest first."""
-        try:
-            self.model.new_store(1, 2)
-        except ConfigError:
-            return ("none",)
-        return ("none",) if self.model.block_causal else tuple(reversed(CACHES))
 
     def forced(self, cache: str, batch_size: int) -> Job:
         """A fixed number of passes per block, on random ids: the work does not depend on what is written."""
@@ -119,6 +111,7 @@ def speed(
     model: str | Model = "tiny",
     *,
     backends: Sequence[Backend] = ("eager",),
+    caches: Sequence[str] = CACHES,
     batch_sizes: Sequence[int] = (1, 8),
     prompt_length: int = 64,
     gen_length: int = 128,
@@ -135,10 +128,11 @@ def speed(
     """Measure what steps cost, how many tokens per second that gives, and against a research-style loop.
 
     `model` as for `compare`; `random:SHAPE` has random weights of a known shape. The race decodes `rounds` random
-    prompts, with `rule` "threshold" 0.9 or with a forced number of `steps` per block, which is also how steps are
-    measured, for each of the batch sizes. Everything is decoded with every backend in turn, round by round, so that a
-    machine that slows down slows all of them. No part begins after `budget` seconds, and each has an equal share of
-    what is left; what was left out is in the notes. `threads`: of the CPU; None: as torch has it.
+    prompts with each of the `caches` that the model can use, with `rule` "threshold" 0.9 or with a forced number of
+    `steps` per block, which is also how steps are measured, for each of the batch sizes. Everything is decoded with
+    every backend in turn, round by round, so that a machine that slows down slows all of them. No part begins after
+    `budget` seconds, and each has an equal share of what is left; what was left out is in the notes. `threads`: of the
+    CPU; None: as torch has it.
 
     Raises ConfigError and RegistryError before anything is measured.
     """
@@ -147,10 +141,32 @@ def speed(
     with _threads(threads):
         loaded = load_any_model(model, device, dtype)
         setting = Setting(
-            loaded, tuple(backends), tuple(batch_sizes), prompt_length, gen_length, block, steps, rounds, rule
+            loaded,
+            backends=tuple(backends),
+            caches=_usable(loaded, caches),
+            batch_sizes=tuple(batch_sizes),
+            prompt_length=prompt_length,
+            gen_length=gen_length,
+            block=block,
+            steps=steps,
+            rounds=rounds,
+            rule=rule,
         )
         named = model if isinstance(model, str) else type(model).__name__
         return _measure(setting, named, budget, report or (lambda found, name: None))
+
+
+def _usable(model: Model, caches: Sequence[str]) -> Sequence[str]:
+    """The caches that the model can use."""
+    for cache in caches:
+        if cache not in CACHES:
+            raise ConfigError(f"a cache must be one of {', '.join(CACHES)}, got {cache!r}")
+    try:
+        model.new_store(1, 2)
+        only_none = model.block_causal
+    except ConfigError:  # a wrapped callable
+        only_none = True
+    return tuple(cache for cache in caches if cache == "none" or not only_none)
 
 
 def _measure(setting: Setting, model: str, budget: float, report: Report) -> Speed:

@@ -1,0 +1,188 @@
+"""Writes speed.md from speed-*.json: `python docs/benchmarks/speed.py`.
+
+These files are what the commands on the page printed. The page shows it, beside the aims and with what it cannot show.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+from dllm_bench import Speed
+from dllm_bench.render import pipe_table
+from dllm_bench.timing.clocks import Spread
+from dllm_bench.timing.results import Race
+
+HERE = Path(__file__).parent
+AIMS = {
+    ("none", "eager"): 1.15,
+    ("prefix", "eager"): 1.15,
+    ("dual", "eager"): 1.3,
+    ("dual", "compile"): 1.6,
+}
+PUBLIC_MS = {"none": 60.5, "prefix": 32.9, "dual": 20.6}  # Fast-dLLM, CPU ms per call on a model of this shape
+
+PAGE = """# What a step costs
+
+`dllm-bench speed` measures the steps of a model, the tokens per second that follow, and races `generate` against a
+loop written the way public research code is. This page is about a CPU; for a GPU there is [one
+script](../how-to/gpu.md), and its figures are not in yet.
+
+```text
+{command}
+```
+
+{about}. On such a machine an absolute time means little: other processes ran beside this one and took turns with it.
+What counts are the ratios: both loops run in one process, in turn on the same prompts, and every prompt gives one
+ratio. CPU time is shown beside wall time; where they differ, the others were to blame.
+
+## Against a research-style loop
+
+{rule}, float32, one thread, random weights of the shape 10M (width 256, 8 layers, vocabulary 4,096), prompts of
+{prompt} random ids, {gen} generated. {equal}
+
+{races}
+
+Ratios are medians over {n} prompts, with quartiles. {verdict}
+
+Public figures beside them: Fast-dLLM's own loops took 60.5 (none), 32.9 (prefix) and 20.6 (dual) ms of CPU time per
+call on a model of this shape, one thread of a shared two-core machine; they were measured elsewhere, so they say that
+the stand-in is of the right kind, not how it compares.
+
+### What the stand-in does
+
+It runs the same weights, a batch of one, in torch's eager mode, and does what public code does at every call: the
+output head on every fed position, a float64 softmax over all of them and the whole vocabulary, keys cached before
+rotation and all of them rotated again in every layer, keys and values concatenated (prefix) or overwritten at
+positions that a `nonzero` finds (dual), RMSNorm written out in float32, and a question to the host after every call.
+
+It leaves out what costs public code more: a Python loop over masked positions, a second call for blocks that are
+already done, drafts that are thrown away, a bias that is built and never used. And it suppresses the mask token,
+which public code does not. Attention is torch's own kernel for both. It was written from a description of that code,
+in `sdk/dllm_bench/timing/research.py`.
+
+## Steps
+
+{steps}
+
+## Tokens per second
+
+{rates}
+{notes}
+"""
+
+
+def main() -> None:
+    """Write the page."""
+    runs = {
+        path.name: Speed.from_dict(json.loads(path.read_text("utf-8"))) for path in sorted(HERE.glob("speed-*.json"))
+    }
+    (HERE / "speed.md").write_text(page(runs), encoding="utf-8")
+
+
+def page(runs: dict[str, Speed]) -> str:
+    """The page's text; machine and shape are those of the first run."""
+    first = next(iter(runs.values()))
+    speed = replace(
+        first,
+        races=[one for run in runs.values() for one in run.races],
+        steps=[one for run in runs.values() for one in run.steps],
+        rates=[one for run in runs.values() for one in run.rates],
+    )
+    about = speed.environment
+    tables = dict(section.split("\n\n", 1) for section in speed.to("md").split("\n\n**")[1:])
+    ceilings = speed.ceilings
+    return PAGE.format(
+        command="\n".join([*(command(*run) for run in runs.items()), "python docs/benchmarks/speed.py"]),
+        about=f"Measured on {about['date'][:10]}, {about['cpus']} shared cores ({about['device_name']}), torch "
+        f"{about['torch']}, threads: {about['threads']}; a copy moved {ceilings.bytes_per_second / 1e9:.1f} GB/s, a "
+        f"matrix product ran at {ceilings.flops_per_second / 1e9:.0f} GFLOP/s",
+        rule=speed.races[0].rule.capitalize(),
+        prompt=about["prompt_length"],
+        gen=about["gen_length"],
+        equal=equality(speed),
+        races=races(speed),
+        n=" to ".join(f"{n}" for n in sorted({one.speedup.n for one in speed.races})),
+        verdict=verdict(speed),
+        steps=body(tables, "Steps"),
+        rates=body(tables, "Tokens per second"),
+        notes="".join(f"\n- {note}" for run in runs.values() for note in run.notes if note.startswith("Left out")),
+    )
+
+
+def command(file: str, speed: Speed) -> str:
+    """What was run."""
+    about = speed.environment
+    given = [("--model", about["model"]), ("--threads", about["threads"])]
+    for option, setting in (("--backend", "backends"), ("--cache", "caches"), ("--batch-size", "batch_sizes")):
+        given += [(option, one) for one in about[setting]]
+    given += [("--rounds", about["rounds"]), ("--budget", f"{about['budget_s']:g}")]
+    text = " ".join(f"{name} {value}" for name, value in given)
+    return f"dllm-bench speed {text} --format json > docs/benchmarks/{file}"
+
+
+def equality(speed: Speed) -> str:
+    """Whether the race is a fair one."""
+    unequal = [f"{one.cache}, {one.backend}: {100 * one.equal:.0f} %" for one in speed.races if one.equal < 1]
+    if not unequal:
+        return "Tokens and number of forward passes (NFE) were equal for every prompt in every row."
+    return f"Tokens and number of forward passes (NFE) were equal for every prompt but in {'; '.join(unequal)}."
+
+
+def races(speed: Speed) -> str:
+    """The table of the race, with the aims."""
+    titles = [
+        "cache, backend",
+        "NFE",
+        "CPU ms per pass",
+        "research-style",
+        "public",
+        "by CPU time",
+        "by wall time",
+        "aim",
+    ]
+    rows = [
+        [
+            f"{one.cache}, {one.backend}",
+            f"{one.nfe:.1f}",
+            f"{one.step_cpu_ms.median:.1f}",
+            f"{one.research_step_cpu_ms.median:.1f}",
+            f"{PUBLIC_MS[one.cache]:.1f}",
+            ratio(one.cpu_speedup),
+            ratio(one.speedup),
+            f"{aim(one):.2f}" if aim(one) else "-",
+        ]
+        for one in speed.races
+    ]
+    return "\n".join(pipe_table(titles, rows))
+
+
+def ratio(value: Spread) -> str:
+    return f"{value.median:.2f} [{value.low:.2f}, {value.high:.2f}]"
+
+
+def aim(one: Race) -> float | None:
+    return AIMS.get((one.cache, one.backend))
+
+
+def verdict(speed: Speed) -> str:
+    """Which aims are met by CPU time."""
+    aimed = [(one, aim(one)) for one in speed.races]
+    met = [f"{one.cache}, {one.backend}" for one, low in aimed if low and one.cpu_speedup.median >= low]
+    missed = [
+        f"{one.cache}, {one.backend} ({one.cpu_speedup.median:.2f} of {low:.2f})"
+        for one, low in aimed
+        if low and one.cpu_speedup.median < low
+    ]
+    said = [f"met: {'; '.join(met)}"] * bool(met) + [f"missed: {'; '.join(missed)}"] * bool(missed)
+    return f"The aims, by CPU time, are {' and '.join(said)}."
+
+
+def body(tables: dict[str, str], name: str) -> str:
+    """A table of `speed` in markdown with its legend."""
+    return next((text.split("\n\n- ")[0] for head, text in tables.items() if head.startswith(name)), "Not measured.")
+
+
+if __name__ == "__main__":
+    main()
