@@ -117,8 +117,8 @@ class Turn(NamedTuple):
     def __call__(self, heads: Tensor) -> Tensor:
         """[B, Q, H, E] -> the same, each pair of channels (i, i + E / 2) turned by its position's angle."""
         exact = heads.to(self.cos.dtype)
-        first, second = exact.chunk(2, dim=-1)
-        return torch.addcmul(exact * self.cos, torch.cat((second, first), dim=-1), self.sin).to(heads.dtype)
+        swapped = exact.roll(heads.shape[-1] // 2, dims=-1)
+        return torch.addcmul(exact * self.cos, swapped, self.sin).to(heads.dtype)
 
 
 def turn_by(positions: Tensor, config: Config, dtype: torch.dtype) -> Turn:
@@ -160,12 +160,15 @@ class Attention(nn.Module):
         query, key = turn(query), turn(key)
         if slots is not None:
             key, value = slots.write(key, value)
-        # The queries that share a key head become lanes of that head: no key is repeated, and every kernel can do it.
-        query = rearrange(query, "b q (g n) e -> b g (n q) e", n=self.group)
+        query = query.transpose(1, 2)
+        if self.group > 1:  # queries of one key head become lanes of it: no key is repeated, and every kernel can do it
+            query = rearrange(query, "b (g n) q e -> b g (n q) e", n=self.group)
         mixed = F.scaled_dot_product_attention(
             query, key.transpose(1, 2), value.transpose(1, 2), attn_mask=mask, scale=self.scale
         )
-        out: Tensor = self.out(rearrange(mixed, "b g (n q) e -> b q (g n e)", n=self.group))
+        if self.group > 1:
+            mixed = rearrange(mixed, "b g (n q) e -> b (g n) q e", n=self.group)
+        out: Tensor = self.out(mixed.transpose(1, 2).flatten(2))
         return out
 
 

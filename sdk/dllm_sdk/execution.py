@@ -38,12 +38,16 @@ def check_backend(backend: Backend) -> None:
 def runner(backend: Backend, model: Model) -> Runner:
     """What runs the steps of one call of `decode`. Raises ConfigError."""
     check_backend(backend)
+    _check_device(backend, model)
+    return {"eager": Runner, "compile": Compiling, "graph": Capturing}[backend](model)
+
+
+def _check_device(backend: Backend, model: Model) -> None:
     if backend == "graph" and model.device.type != "cuda":
         raise ConfigError(
             f"backend 'graph' captures CUDA graphs, and this model is on {model.device}: "
             "load it on a CUDA device, or take backend 'compile' or 'eager'"
         )
-    return {"eager": Runner, "compile": Compiling, "graph": Capturing}[backend](model)
 
 
 class Runner:

@@ -87,7 +87,7 @@ class Model(Protocol):
         """
 
     def head(self, hidden: Tensor) -> Tensor:
-        """Logits [B, W, V] of hidden states [B, W, D]."""
+        """Logits [B, W, V] of hidden states [B, W, D]: a new tensor, into which the loop may write."""
 
     def new_store(self, rows: int, length: int) -> Any:
         """An empty `Store` for canvases of `length` positions."""

@@ -60,9 +60,8 @@ class Sampler:
         """Draft every lane. logits [B, W, V]; key int64 [B]; tokens int64 [B, L]; window int64 [B, W]."""
         logits = logits.float()
         for process in self.processors:
-            logits = process(logits, tokens, window)
-        is_mask = torch.arange(logits.shape[-1], device=logits.device) == mask_id
-        logits = logits.masked_fill(is_mask, -torch.inf)
+            logits = process(logits, tokens, window).clone()  # it may be the processor's own
+        logits[..., mask_id] = -torch.inf
         shaped = logits / self.temperature if self.temperature > 0 else logits
         if self.top_p < 1:
             shaped = _cut_to_top_p(shaped, self.top_p)
