@@ -132,16 +132,8 @@ def equality(speed: Speed) -> str:
 
 def races(speed: Speed) -> str:
     """The table of the race, with the aims."""
-    titles = [
-        "cache, backend",
-        "NFE",
-        "CPU ms per pass",
-        "research-style",
-        "public",
-        "by CPU time",
-        "by wall time",
-        "aim",
-    ]
+    titles = ["cache, backend", "NFE", "CPU ms per pass", "research-style", "public"]
+    titles += ["by CPU time", "by wall time", "aim", "compiled in s"]
     rows = [
         [
             f"{one.cache}, {one.backend}",
@@ -152,6 +144,7 @@ def races(speed: Speed) -> str:
             ratio(one.cpu_speedup),
             ratio(one.speedup),
             f"{aim(one):.2f}" if aim(one) else "-",
+            f"{one.preparation_s:.0f}",
         ]
         for one in speed.races
     ]

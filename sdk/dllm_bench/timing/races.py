@@ -35,6 +35,7 @@ class Finish(NamedTuple):
     took: Took
     tokens: list[int]
     nfe: int
+    preparation: float = 0.0
 
 
 def race(track: Track, backends: Sequence[Backend], enough: Callable[[], bool]) -> list[Race]:
@@ -44,8 +45,7 @@ def race(track: Track, backends: Sequence[Backend], enough: Callable[[], bool]) 
     """
     warm, *jobs = track.jobs
     _research(track, warm)
-    for backend in backends:
-        _ours(warm, backend)
+    preparation = {backend: _ours(warm, backend).preparation for backend in backends}
     research: list[Finish] = []
     ours: dict[Backend, list[Finish]] = {backend: [] for backend in backends}
     for job in jobs:
@@ -54,7 +54,7 @@ def race(track: Track, backends: Sequence[Backend], enough: Callable[[], bool]) 
         research.append(_research(track, job))
         for backend in backends:
             ours[backend].append(_ours(job, backend))
-    return [_result(track, backend, found, research) for backend, found in ours.items()]
+    return [_result(track, backend, found, research, preparation[backend]) for backend, found in ours.items()]
 
 
 def _research(track: Track, job: Job) -> Finish:
@@ -70,16 +70,18 @@ def _ours(job: Job, backend: Backend) -> Finish:
     clock = clock_of(job.model.device)
     start = clock()
     found = job.run(backend)
-    return Finish(between(start, clock()), found.tokens[0].tolist(), found.nfe[0])
+    return Finish(between(start, clock()), found.tokens[0].tolist(), found.nfe[0], found.preparation)
 
 
-def _result(track: Track, backend: Backend, ours: Sequence[Finish], research: Sequence[Finish]) -> Race:
+def _result(
+    track: Track, backend: Backend, ours: Sequence[Finish], research: Sequence[Finish], preparation_s: float
+) -> Race:
     pairs = list(zip(ours, research, strict=True))
     return Race(
         cache=track.jobs[0].cache,
         backend=backend,
         rule=track.rule_name,
-        equal=sum(a[1:] == b[1:] for a, b in pairs) / len(pairs),
+        equal=sum(a[1:3] == b[1:3] for a, b in pairs) / len(pairs),
         nfe=sum(one.nfe for one in ours) / len(ours),
         research_nfe=sum(one.nfe for one in research) / len(research),
         step_ms=spread([1000 * one.took.wall / one.nfe for one in ours]),
@@ -88,4 +90,5 @@ def _result(track: Track, backend: Backend, ours: Sequence[Finish], research: Se
         research_step_cpu_ms=spread([1000 * one.took.cpu / one.nfe for one in research]),
         speedup=spread([b.took.wall / a.took.wall for a, b in pairs]),
         cpu_speedup=spread([b.took.cpu / a.took.cpu for a, b in pairs]),
+        preparation_s=preparation_s,
     )

@@ -41,30 +41,28 @@ def tables(speed: Speed) -> list[Table]:
 
 
 def _races(races: Sequence[Race]) -> Filled:
-    titles = ("n", "equal", "NFE", "theirs", "ms", "theirs", "CPU ms", "theirs", "speed-up", "by CPU time")
+    titles = ("equal", "NFE", "ms / theirs", "CPU ms / theirs", "speed-up", "by CPU time", "prepare")
     rows = [
         (
             f"{one.cache}, {one.backend}",
             (
-                f"{one.speedup.n}",
                 f"{100 * one.equal:.0f} %",
-                f"{one.nfe:.1f}",
-                f"{one.research_nfe:.1f}",
-                _ms(one.step_ms.median),
-                _ms(one.research_step_ms.median),
-                _ms(one.step_cpu_ms.median),
-                _ms(one.research_step_cpu_ms.median),
+                f"{one.nfe:.1f}" if one.nfe == one.research_nfe else f"{one.nfe:.1f} / {one.research_nfe:.1f}",
+                f"{_ms(one.step_ms.median)} / {_ms(one.research_step_ms.median)}",
+                f"{_ms(one.step_cpu_ms.median)} / {_ms(one.research_step_cpu_ms.median)}",
                 _ratio(one.speedup),
                 _ratio(one.cpu_speedup),
+                f"{one.preparation_s:.1f}",
             ),
         )
         for one in races
     ]
     rule = races[0].rule if races else ""
+    counts = " to ".join(f"{n}" for n in sorted({one.speedup.n for one in races}))
     legend = (
-        f"{rule}; one prompt at a time, both loops in turn. equal: prompts with the same tokens and NFE; ms: per "
-        "forward pass, of the whole generation; speed-up: time of the research-style loop / ours, median over prompts "
-        "[quartiles]."
+        f"{rule}; {counts} prompts, one at a time, both loops in turn. equal: prompts with the same tokens and NFE; ms: "
+        "per forward pass, of the whole generation; speed-up: time of the research-style loop / ours, median over "
+        "prompts [quartiles]; prepare: seconds of compiling and capturing, before."
     )
     return titles, rows, legend
 
@@ -106,16 +104,17 @@ def _rates(rates: Sequence[Rate]) -> Filled:
                 f"{one.tpf:.2f}",
                 f"{one.tokens_per_second.median:,.0f} "
                 f"[{one.tokens_per_second.low:,.0f}, {one.tokens_per_second.high:,.0f}]",
-                f"{one.warm_up_s:.1f}",
+                f"{one.preparation_s:.1f}",
             ),
         )
         for one in rates
     ]
     legend = (
         "forced: a fixed number of passes on random ids; adaptive: threshold decoding of the tasks' prompts up to EOS. "
-        "NFE: forward passes per row; TPF: tokens per pass; warm-up: seconds of the first round, compilation included."
+        "NFE: forward passes per row; TPF: tokens per pass; prepare: seconds of compiling and capturing, before; 0 where "
+        "that was done for a part above."
     )
-    return ("NFE", "TPF", "tokens/s", "warm-up"), rows, legend
+    return ("NFE", "TPF", "tokens/s", "prepare"), rows, legend
 
 
 def _ms(value: float) -> str:

@@ -32,6 +32,7 @@ class Race:
     research_step_cpu_ms: Spread
     speedup: Spread  # round by round: research-style time of the generation / ours
     cpu_speedup: Spread  # the same with CPU time
+    preparation_s: float  # seconds that went into compiling and capturing, during the warm-up
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ class Rate:
     nfe: float  # mean over rows
     tpf: float  # tokens per forward pass
     tokens_per_second: Spread
-    warm_up_s: float  # the first generation, compilation and capture included
+    preparation_s: float  # seconds that went into compiling and capturing, during the warm-up; 0: all was known
 
 
 _TABLES: dict[str, Any] = {"races": Race, "steps": StepCost, "rates": Rate}

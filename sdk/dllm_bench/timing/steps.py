@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from itertools import islice
@@ -24,7 +23,7 @@ class Rounds(NamedTuple):
     """What one backend did, round by round: the generations of all jobs."""
 
     runs: list[list[Timed]]
-    warm_up_s: float
+    preparation_s: float
 
 
 def rounds(
@@ -33,10 +32,8 @@ def rounds(
     """All jobs with every backend in turn, up to `most` times, once at least; one round before that warms up."""
     clock, found = clock_of(jobs[0].model.device), {}
     for backend in backends:
-        start = time.perf_counter()
-        for job in jobs:
-            timed(job, backend, clock)
-        found[backend] = Rounds([], time.perf_counter() - start)
+        warm = [timed(job, backend, clock) for job in jobs]
+        found[backend] = Rounds([], sum(run.found.preparation for run in warm))
     for number in range(most):
         if number and enough():
             break
@@ -48,7 +45,7 @@ def rounds(
 def rates(work: str, job: Job, found: dict[Backend, Rounds]) -> list[Rate]:
     """Tokens per second of whole rounds. `job`: the first of them."""
     results = []
-    for backend, (runs, warm_up_s) in found.items():
+    for backend, (runs, preparation_s) in found.items():
         tokens = sum(sum(run.found.generated) for run in runs[0])
         passes = [nfe for run in runs[0] for nfe in run.found.nfe]
         results.append(
@@ -60,7 +57,7 @@ def rates(work: str, job: Job, found: dict[Backend, Rounds]) -> list[Rate]:
                 nfe=fmean(passes),
                 tpf=tokens / sum(passes),
                 tokens_per_second=spread([tokens / sum(run.took.wall for run in one) for one in runs]),
-                warm_up_s=warm_up_s,
+                preparation_s=preparation_s,
             )
         )
     return results
