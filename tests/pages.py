@@ -155,7 +155,7 @@ def as_script(page: Path) -> str:
             parts.append(f"cat > '{block.title}' <<'END OF FILE'\n{block.code}END OF FILE")
         elif block.language == "bash":
             wanted_to_fail = "Error: " in (block.shows or "") or "FAILED" in (block.shows or "")
-            code = f"{{\n{block.code}}} || true" if wanted_to_fail else block.code
+            code = f"{{\n{block.code}}} 2>&1 || true" if wanted_to_fail else block.code
             parts.append(f"echo '{NEXT}'\n{code}")
         elif block.language == "python":
             raise Wrong(f"{page.name}, line {block.line}: python that is in no file cannot be followed in a shell")
