@@ -68,6 +68,8 @@ def metadata(folder: Path) -> None:
 def run(device: str, budget: float, small: bool, output: Path) -> None:
     """Run the cells and keep what they find in the folder OUTPUT."""
     end = time.monotonic() + budget
+    if not (small or device.startswith("cuda")):
+        raise click.UsageError(f"--device {device} is for trying the script out: add --small, or take --device cuda")
     missing = [name for name in NEEDED if find_spec(name) is None]
     if missing:
         raise click.ClickException(f"these packages are missing, install them first: {', '.join(missing)}")

@@ -60,8 +60,8 @@ def _races(races: Sequence[Race]) -> Filled:
     rule = races[0].rule if races else ""
     counts = " to ".join(f"{n}" for n in sorted({one.speedup.n for one in races}))
     legend = (
-        f"{rule}; {counts} prompts, one at a time, both loops in turn. equal: prompts with the same tokens and NFE; ms: "
-        "per forward pass, of the whole generation; speed-up: time of the research-style loop / ours, median over "
+        f"{rule}; {counts} prompts, one at a time, both loops in turn. equal: prompts with the same tokens and NFE; "
+        "ms: per forward pass, of the whole generation; speed-up: time of the research-style loop / ours, median over "
         "prompts [quartiles]; prepare: seconds of compiling and capturing, before."
     )
     return titles, rows, legend
@@ -111,8 +111,8 @@ def _rates(rates: Sequence[Rate]) -> Filled:
     ]
     legend = (
         "forced: a fixed number of passes on random ids; adaptive: threshold decoding of the tasks' prompts up to EOS. "
-        "NFE: forward passes per row; TPF: tokens per pass; prepare: seconds of compiling and capturing, before; 0 where "
-        "that was done for a part above."
+        "NFE: forward passes per row; TPF: tokens per pass; prepare: seconds of compiling and capturing, before; 0 "
+        "where that was done for a part above."
     )
     return ("NFE", "TPF", "tokens/s", "prepare"), rows, legend
 
