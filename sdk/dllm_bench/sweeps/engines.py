@@ -182,7 +182,8 @@ def _connect(ray: Any, jobs: int) -> None:
     here = {"num_cpus": jobs, "include_dashboard": False, "object_store_memory": _OBJECT_STORE}
     try:
         _knock(address or "")
-        ray.init(log_to_driver=False, logging_level="error", **({} if address else here))
+        # "local": else Ray would join any cluster that was ever started on this machine
+        ray.init(address or "local", log_to_driver=False, logging_level="error", **({} if address else here))
     except (ConnectionError, OSError, ValueError, RuntimeError) as error:
         where = f"the cluster at {RAY_ADDRESS}={address}" if address else "a cluster on this machine"
         hint = " (one that asks for a token: RAY_AUTH_MODE=token)" if address else ""
