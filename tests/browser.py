@@ -13,8 +13,15 @@ import pytest
 
 AXE = Path(__file__).parents[1] / "node_modules/axe-core/axe.min.js"
 _FLAGS = (
-    "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
-    "--disable-component-update --disable-sync --host-resolver-rules=MAP*~NOTFOUND"
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",  # a site that a test serves itself
 )
 
 
@@ -110,8 +117,8 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
     folder = tmp_path_factory.mktemp("browser")
     options = webdriver.ChromeOptions()
     options.binary_location = programs[0]
-    for flag in (*_FLAGS.split(), f"--user-data-dir={folder / 'profile'}"):
-        options.add_argument(flag.replace("MAP*~", "MAP * ~"))
+    for flag in (*_FLAGS, f"--user-data-dir={folder / 'profile'}"):
+        options.add_argument(flag)
     options.set_capability("goog:loggingPrefs", {"performance": "ALL", "browser": "ALL"})
     service = webdriver.ChromeService(programs[1], env={**os.environ, "HOME": str(folder)})
     driver = webdriver.Chrome(options=options, service=service)

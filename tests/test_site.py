@@ -86,6 +86,8 @@ def test_every_page_is_quiet_and_fits_a_phone(browser: Browser, site: Path, addr
         browser.driver.get(address + where)
         outside = [url for url in browser.requests() if not url.startswith((address, "blob:"))]
         assert (browser.problems(), outside, browser.overflow()) == ([], [], 0), where
+        scheme = browser.run("return document.body.dataset.mdColorScheme || null")
+        assert where == "trace.html" or scheme == ("slate" if dark else "default"), where
     assert len(pages(site)) > 20
 
 
@@ -93,7 +95,7 @@ def test_the_first_page_plays(browser: Browser, address: str) -> None:
     browser.resize(1280)
     browser.driver.get(address)
     browser.driver.switch_to.frame(browser.find("iframe")[0])
-    browser.press("HOME")
+    browser.find("#first")[0].click()
     assert browser.find("#where")[0].text.startswith("step 0 of")
     assert "▢" in str(browser.find("#trace-0 .canvas")[0].get_attribute("aria-label"))
     browser.driver.switch_to.default_content()
