@@ -166,7 +166,11 @@ def test_sglangs_loader_finds_the_plug_in(sglang: Any) -> None:
         ({}, "has no key 'scheduler'"),
         ({"scheduler": "threshold:block=8", "treshold": 1}, "unknown key 'treshold'"),
         ({"scheduler": 3}, "must be a SPEC such as 'threshold:block=8', got 3"),
-        ({"scheduler": "threshold"}, r"its blocks are others \(32 long at first\); that needs blocks of 8 like the host's"),
+        ({"scheduler": "threshold"}, r"its blocks are others \(32 long at first\); that needs blocks of 8"),
+        ({"scheduler": "threshold:block=8", "eos_ids": None}, "whole numbers >= 0, got None"),
+        ({"scheduler": "threshold:block=8", "seed": "a"}, "whole numbers >= 0, got 'a'"),
+        ({"scheduler": "treshold"}, "did you mean 'threshold'"),
+        ({"scheduler": "threshold:blok=8"}, "did you mean 'block'"),
         ({"scheduler": "adablock:delimiters=[5],block=8"}, "looking ahead"),
         ({"scheduler": "confidence-adaptive"}, "looking ahead"),
         ({"scheduler": "dsb:block=8"}, "moves its block at every step"),
@@ -177,7 +181,7 @@ def test_sglangs_loader_finds_the_plug_in(sglang: Any) -> None:
     ],
 )  # fmt: skip
 def test_what_a_server_refuses_when_it_starts(sglang: Any, yaml: dict[str, Any], words: str) -> None:
-    with pytest.raises(ConfigError, match=words):
+    with pytest.raises((ConfigError, LookupError), match=words):
         made(sglang, "DllmSDK", yaml, fdfo=True)
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 from click.testing import CliRunner
+from safetensors.torch import load_file, save_file
 
 from dllm_bench.cli import cli
 from dllm_sdk import ConfigError, ModelError, Sampler, generate, load_model, load_scheduler, load_task, registry
@@ -205,8 +206,8 @@ def test_folders_that_are_refused(tmp_path: Path, config: Any, words: str) -> No
         (tmp_path / "config.json").write_text(config if isinstance(config, str) else json.dumps(config))
     with pytest.raises(ConfigError, match=words):
         load_model(f"hf:{tmp_path}")
-    done = CliRunner().invoke(cli, ["compare", "--model", f"hf:{tmp_path}", "--limit", "1"])
-    assert done.exit_code == 2 and "Traceback" not in done.output
+    done = CliRunner().invoke(cli, ["compare", "--model", f"hf:{tmp_path}", "--task", "sort", "--limit", "1"])
+    assert done.exit_code == 2 and str(tmp_path) in done.output and "Traceback" not in done.output
 
 
 def test_pickles_are_never_read(tmp_path: Path) -> None:
@@ -218,6 +219,16 @@ def test_pickles_are_never_read(tmp_path: Path) -> None:
         load_model(f"hf:{tmp_path}")
 
 
+def test_missing_tensors_are_not_made_up(tmp_path: Path) -> None:
+    masked_lm("bert").save_pretrained(tmp_path)
+    tensors = load_file(tmp_path / "model.safetensors")
+    kept = {name: tensor for name, tensor in tensors.items() if "layer.1" not in name}
+    save_file(kept, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    missing = len(tensors) - len(kept)
+    with pytest.raises(ConfigError, match=rf"lacks {missing} of the model's tensors, such as bert\.encoder\.layer\.1"):
+        load_model(f"hf:{tmp_path}")
+
+
 def test_no_folder_is_a_sentence() -> None:
     with pytest.raises(ConfigError, match="give hf:FOLDER"):
         load_model("hf")
@@ -226,7 +237,7 @@ def test_no_folder_is_a_sentence() -> None:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({}, "neither the tokenizer nor the model's config names one mask token"),
+        ({}, "neither the tokenizer nor the config names one mask token"),
         ({"mask_id": 104}, r"token ids in 0\.\.103, got 104"),
         ({"mask_id": 1, "eos_ids": [1]}, "mask_id must not be one of eos_ids, got 1"),
         ({"mask_id": 1, "shift": 2}, "shift must be 0 or 1, got 2"),

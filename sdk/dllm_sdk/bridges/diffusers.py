@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from dllm_sdk.bridges.block import Asked, Block, open_block, step
-from dllm_sdk.bridges.hosts import asked_of
+from dllm_sdk.bridges.hosts import asked_of, listed
 from dllm_sdk.errors import ConfigError
 from dllm_sdk.rules import aligned
 from dllm_sdk.sampling import Sampler
@@ -45,8 +45,8 @@ class DllmScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
     @register_to_config  # type: ignore[untyped-decorator]
     def __init__(self, scheduler: str, block_length: int = 32, eos_ids: tuple[int, ...] = (), seed: int = 0) -> None:
         """Check that the pipeline can run it."""
-        self._scheduler = asked_of("diffusers", scheduler, block_length, eos_ids=tuple(eos_ids), seed=seed)
-        self._eos_ids, self._seed, self._size = tuple(eos_ids), seed, block_length
+        self._eos_ids, self._seed, self._size = listed(eos_ids), seed, block_length
+        self._scheduler = asked_of("diffusers", scheduler, block_length, eos_ids=self._eos_ids, seed=seed)
         self._block: Block | None = None  # the pipeline hands no state around: it lives from a block's first step on
 
     def set_timesteps(self, num_inference_steps: int, device: Any = None, block_length: int | None = None) -> None:

@@ -28,6 +28,11 @@ HOSTS = {
 """Hosts that own the block, and what that means there. transformers runs our own loop, so it misses nothing."""
 
 
+def listed(value: Any) -> tuple[Any, ...]:
+    """What a config file has for a list of ids: a list, or one of them."""
+    return tuple(value) if isinstance(value, list | tuple) else (value,)
+
+
 def asked_of(host: str, spec: str, size: int, *, eos_ids: tuple[int, ...] = (), seed: int = 0) -> Scheduler[Any]:
     """The scheduler of a SPEC, for blocks of `size` positions. Raises ConfigError, in one sentence, if `host` cannot.
 

@@ -14,7 +14,7 @@ from typing import Any
 from torch import Tensor
 
 from dllm_sdk.bridges.block import MAX_IDLE, Asked, Block, join, open_block, split, step
-from dllm_sdk.bridges.hosts import asked_of
+from dllm_sdk.bridges.hosts import asked_of, listed
 from dllm_sdk.errors import ConfigError
 
 try:
@@ -37,8 +37,7 @@ class DllmSDK(DllmAlgorithm):  # type: ignore[misc]
         if unknown or "scheduler" not in given:
             wrong = f"has the unknown key {unknown[0]!r}" if unknown else "has no key 'scheduler'"
             raise ConfigError(f"the YAML of --dllm-algorithm-config {wrong}: it may hold {', '.join(_KEYS)}")
-        eos_ids = given.get("eos_ids", [])
-        eos_ids, seed = tuple([eos_ids] if isinstance(eos_ids, int) else eos_ids), given.get("seed", 0)
+        eos_ids, seed = listed(given.get("eos_ids", ())), given.get("seed", 0)
         scheduler = asked_of("SGLang", given["scheduler"], self.block_size, eos_ids=eos_ids, seed=seed)
         self.asked = Asked(scheduler, self.mask_id, eos_ids, seed=seed)
 

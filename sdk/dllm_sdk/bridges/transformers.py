@@ -108,7 +108,9 @@ def wrap_hf(
     vocab_size = int(config.get_text_config().vocab_size)
     masks = _ids(mask_id, getattr(tokenizer, "mask_token_id", None), getattr(config, "mask_token_id", None))
     if len(masks) != 1:
-        raise ConfigError("neither the tokenizer nor the model's config names one mask token: give mask_id")
+        raise ConfigError(
+            "neither the tokenizer nor the config names one mask token: give mask_id, or mask_token_id in config.json"
+        )
     generation = getattr(model, "generation_config", None)
     ends = _ids(
         eos_ids,
@@ -152,14 +154,18 @@ def load(path: str | None = None, *, device: str | torch.device = "cpu", dtype: 
         from transformers import AutoModelForMaskedLM, AutoTokenizer
     except ImportError as error:
         raise ConfigError(f"hf:{path} needs the package transformers: pip install 'dllm-sdk[transformers]'") from error
-    closed = {"local_files_only": True, "trust_remote_code": False}
+    closed: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
+    options = {"dtype": dtype or "auto", "use_safetensors": True, "output_loading_info": True, **closed}
     try:
-        module = AutoModelForMaskedLM.from_pretrained(folder, dtype=dtype or "auto", use_safetensors=True, **closed)
+        module, info = AutoModelForMaskedLM.from_pretrained(folder, **options)
         has_tokenizer = any((folder / name).exists() for name in ("tokenizer.json", "tokenizer_config.json"))
         tokenizer = AutoTokenizer.from_pretrained(folder, **closed) if has_tokenizer else None
     except Exception as error:  # the library raises all sorts for a torn or foreign folder
         reason = " ".join(str(error).split())[:300]
         raise ConfigError(f"{folder} cannot be loaded as a masked LM ({type(error).__name__}: {reason})") from error
+    if info["missing_keys"]:  # the library would go on with random numbers
+        some = ", ".join(sorted(info["missing_keys"])[:3])
+        raise ConfigError(f"{folder} lacks {len(info['missing_keys'])} of the model's tensors, such as {some}")
     return wrap_hf(module.to(device).eval(), tokenizer)
 
 
