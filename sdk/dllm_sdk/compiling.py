@@ -59,8 +59,9 @@ class Compiler:
         try:
             return self.made[shaped](function, *tensors)
         except Obstacle as obstacle:
+            if str(obstacle) not in self.obstacles.values():  # a decision with a plan and one without share it
+                warnings.warn(f"{what} is not compiled but run as it is: {obstacle}", RuntimeWarning, stacklevel=2)
             self.obstacles[key] = str(obstacle)
-            warnings.warn(f"{what} is not compiled but run as it is written: {obstacle}", RuntimeWarning, stacklevel=2)
             return function(*tensors)
         finally:
             self.seconds += time.perf_counter() - start if fresh else 0.0

@@ -123,16 +123,20 @@ class Compiling(Runner):
 
     def call(self, key: Hashable, function: partial[Any], *tensors: Any) -> Any:
         """Compiled."""
-        return compiler("the decision of a step", key, function, *tensors)
+        return _compiled(key, function, *tensors)
 
     def step(self, keys: tuple[Hashable, Hashable], look: partial[Any], decide: partial[Any], rows: Any) -> Any:
         """The decision compiled; the forward pass compiles its own parts."""
-        return self.call(keys[1], decide, rows, *look(rows))
+        return _compiled(keys[1], decide, rows, *look(rows))
 
     def spent(self) -> float:
         """Seconds spent on compiling since it was last asked."""
         before, self.asked = self.asked, compiler.seconds
         return self.asked - before
+
+
+def _compiled(key: Hashable, function: partial[Any], *tensors: Any) -> Any:
+    return compiler("the decision of a step", key, function, *tensors)
 
 
 def _compile(function: Callable[..., Any], *configuration: Hashable) -> Callable[..., Any]:
@@ -173,8 +177,9 @@ class Capturing(Compiling):
 
     def call(self, key: Hashable, function: partial[Any], *tensors: Any) -> Any:
         """Captured, unless it cannot be."""
-        compiled = partial(super().call, key, function)
-        return compiled(*tensors) if key in compiler.obstacles else self.captured(key, compiled, *tensors)
+        if key in compiler.obstacles:
+            return function(*tensors)
+        return self.captured(key, partial(_compiled, key, function), *tensors)
 
     def step(self, keys: tuple[Hashable, Hashable], look: partial[Any], decide: partial[Any], rows: Any) -> Any:
         """One graph; where the decision cannot be captured, a graph of the forward pass."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Literal
 
 import hypothesis
@@ -16,6 +17,7 @@ import torch
 from hypothesis import strategies as st
 from torch import Tensor
 
+from dllm_sdk.compiling import obstacle
 from dllm_sdk.contract import map_tensors
 from dllm_sdk.decoding import decode
 from dllm_sdk.errors import ConfigError, DllmError, SchedulerError, SchedulerStalled
@@ -54,6 +56,16 @@ class Report:
     scheduler: str
     examples: int
     passed: list[str] = field(default_factory=list)
+    subject: Scheduler[Any] | None = field(default=None, repr=False)
+
+    @cached_property
+    def obstacle(self) -> str | None:
+        """What keeps the strategy from being compiled and captured, with the line; None: nothing does.
+
+        It breaks no property: such a strategy runs as it is written, between compiled forward passes. Found out when it
+        is asked for, since it takes seconds.
+        """
+        return None if self.subject is None else compile_obstacle(self.subject)
 
 
 @dataclass(frozen=True)
@@ -171,7 +183,19 @@ def check_scheduler(scheduler: Scheduler[Any], *, examples: int = 50, seed: int 
         check_case(scheduler, case)
 
     check()
-    return Report(repr(scheduler), examples, list(PROPERTIES))
+    return Report(repr(scheduler), examples, list(PROPERTIES), scheduler)
+
+
+def compile_obstacle(scheduler: Scheduler[Any]) -> str | None:
+    """What keeps `plan` or `select` from being compiled, from the first views of a decoding; None: nothing."""
+    model = ToyModel(5).build()
+    bound = bind(scheduler, model)
+    asked = _Asked(bound, Case(ToyModel(5), ()))
+    for _ in decode(model, [[1, 2], [3]], asked, gen_length=[40, 36]):
+        if len(asked.first) == 2:
+            break
+    found = (obstacle(getattr(bound, method), *given) for method, given in asked.first.items())
+    return next(filter(None, found), None)
 
 
 def check_case(scheduler: Scheduler[Any], case: Case) -> None:
@@ -303,6 +327,18 @@ class _Spy(Scheduler[Any]):
             size = self.case.model.vocabulary
             sound = (written >= 0) & (written < size - 1)  # the last id is the mask
             self.expect("stays inside", sound.all(), "select writes the mask or an id outside the vocabulary")
+
+
+class _Asked(_Spy):
+    """Notes what each method was asked first."""
+
+    def __init__(self, inner: Scheduler[Any], case: Case) -> None:
+        super().__init__(inner, case)
+        self.first: dict[str, tuple[View, Any]] = {}
+
+    def watch(self, method: str, call: Callable[..., Any], view: View, state: Any) -> Any:
+        self.first.setdefault(method, map_tensors(torch.clone, (view, state)))
+        return call(view, state)
 
 
 def _generators() -> tuple[Any, ...]:

@@ -38,3 +38,7 @@ def command(ctx: click.Context, spec: str, examples: int, seed: int) -> None:
         head = f"  ok  {name:<{width}}  "
         click.echo(textwrap.fill(meaning(name), 100, initial_indent=head, subsequent_indent=" " * len(head)) or head)
     click.echo(f"\n{len(report.passed)} properties hold on {report.examples} random cases (seed {seed}).")
+    if report.obstacle is None:
+        click.echo("It can be compiled and captured.")
+    else:
+        click.echo(f"With --backend compile or graph its decisions run as they are written: {report.obstacle}.")

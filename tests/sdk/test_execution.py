@@ -1,0 +1,315 @@
+"""How a step is run: no host read inside, the same tokens from every backend, and what cannot be compiled."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from dllm_reference_model.model import Config, Transformer
+from dllm_sdk import (
+    ConfigError,
+    Decision,
+    DualCache,
+    Generation,
+    NoCache,
+    PrefixCache,
+    Sampler,
+    Scheduler,
+    SchedulerError,
+    execution,
+    generate,
+    load_scheduler,
+)
+from dllm_sdk.caching import Cache
+from dllm_sdk.compiling import Compiler
+from dllm_sdk.registry import available
+from dllm_sdk.rules import first, top_k
+from dllm_sdk.testing import Report, ToyModel, ToyTokenizer
+
+PROMPTS, LENGTHS = [[1, 2, 3, 4, 5], [6], [7, 8]], [9, 20, 3]
+
+
+def transformer(*, block_causal: bool = False, heads: int = 2, shift: int = 0) -> Transformer:
+    torch.manual_seed(3)
+    config = Config(
+        vocab_size=14, mask_id=13, width=16, layers=2, heads=heads, kv_heads=2, mlp_width=16, eos_ids=(12,),
+        block_causal=block_causal, shift=shift,
+    )  # fmt: skip
+    return Transformer(config, ToyTokenizer()).eval().requires_grad_(False)
+
+
+def answers(model: Any, scheduler: Scheduler[Any], cache: Cache, **options: Any) -> Generation:
+    return generate(model, PROMPTS, scheduler, gen_length=LENGTHS, cache=cache, **options)
+
+
+def told(generation: Generation) -> Any:
+    tokens = [row.tolist() for row in generation.tokens]
+    return tokens, generation.nfe, generation.refreshes, generation.fed, generation.extra
+
+
+@pytest.fixture
+def compiler(monkeypatch: pytest.MonkeyPatch) -> Compiler:
+    """Traced and guarded as ever, but run without inductor, whose code takes seconds to build."""
+    made = Compiler("eager")
+    monkeypatch.setattr(execution, "compiler", made)
+    return made
+
+
+@pytest.fixture
+def capturing(compiler: Compiler, monkeypatch: pytest.MonkeyPatch) -> Compiler:
+    """Graphs without a GPU: what would be recorded is run again, on the same tensors in the same places."""
+    monkeypatch.setattr(execution, "_apart", nullcontext)
+    monkeypatch.setattr(execution, "_record", lambda run, pool: run() or run)
+    monkeypatch.setattr(execution, "_check_device", lambda backend, model: None)
+    return compiler
+
+
+class HostReads(TorchDispatchMode):
+    """Refuses every operation whose result the host must wait for."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = func.overloadpacket.__name__
+        by_mask = name == "index" and any(one is not None and one.dtype == torch.bool for one in args[1])
+        assert name not in ("_local_scalar_dense", "nonzero", "masked_select", "equal", "is_nonzero"), name
+        assert not by_mask, "a boolean index"
+        return func(*args, **(kwargs or {}))
+
+
+class HostCopies(TorchFunctionMode):
+    """Refuses what reads memory without an operation."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        assert getattr(func, "__name__", "") not in ("tolist", "numpy", "cpu", "__array__"), func
+        return func(*args, **(kwargs or {}))
+
+
+@contextmanager
+def no_host_read() -> Iterator[None]:
+    with HostReads(), HostCopies():
+        yield
+
+
+@pytest.mark.parametrize("name", available("scheduler"))
+def test_nothing_inside_a_step_is_read_on_the_host(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    step, ahead, seen = execution.Runner.step, execution.Runner.call, []
+
+    def watched(run: Any) -> Any:
+        def call(*args: Any) -> Any:
+            with no_host_read():
+                seen.append(run)
+                return run(*args)
+
+        return call
+
+    monkeypatch.setattr(execution.Runner, "step", watched(step))
+    monkeypatch.setattr(execution.Runner, "call", watched(ahead))
+    for cache, guidance in ((NoCache(), 0.5), (DualCache(refresh_every=3), 0.0)):
+        answers(transformer(shift=1), load_scheduler(name), cache, guidance=guidance, sampler=Sampler(0.5, top_p=0.9))
+    assert step in seen
+
+
+def test_a_host_read_would_be_noticed() -> None:
+    for read in (lambda x: x.sum().item(), lambda x: bool(x.any()), lambda x: x[x > 0], lambda x: x.tolist()):
+        with pytest.raises(AssertionError), no_host_read():
+            read(torch.ones(3))
+
+
+CASES = [
+    ("threshold:block=6,threshold=0.6", DualCache(), {}),
+    pytest.param("adablock:delimiters=[0],block=5,delimiter_threshold=0.1", PrefixCache(), {}, marks=pytest.mark.slow),
+    pytest.param(
+        "block-refinement:block=6,steps=4,threshold=0.6",
+        NoCache(),
+        {"sampler": Sampler(0.7), "guidance": 0.5},
+        marks=pytest.mark.slow,
+    ),
+]
+
+
+@pytest.mark.parametrize(("spec", "cache", "options"), CASES, ids=lambda x: str(x)[:12])
+@pytest.mark.parametrize("backend", ["compile", "graph"])
+def test_every_backend_writes_the_same(
+    capturing: Compiler, backend: Any, spec: str, cache: Cache, options: Any
+) -> None:
+    model, scheduler = transformer(heads=4), load_scheduler(spec)
+    wanted = answers(model, scheduler, cache, **options)
+    found = [answers(model, scheduler, cache, backend=backend, **options) for _ in range(2 + (backend == "graph"))]
+    assert all(told(one) == told(wanted) for one in found)
+    assert found[0].preparation > 0 and found[-1].preparation == 0 == wanted.preparation
+    assert not capturing.obstacles and all(made.graphs == 1 for made in capturing.made.values())
+
+
+@dataclass(frozen=True)
+class Plain(Scheduler):
+    """Blocks of four, one token per step."""
+
+    def plan(self, view, state):
+        return first(view.open, 4), state
+
+    def select(self, view, state):
+        return Decision(top_k(view.open, view.confidence, 1)), state
+
+
+class ReadsOnTheHost(Plain):
+    def select(self, view, state):
+        if view.confidence.max() > 2:  # the line
+            return Decision(view.open), state
+        return super().select(view, state)
+
+
+class ReadsInPlan(Plain):
+    def plan(self, view, state):
+        return first(view.open, int(view.gen_length.min()) * 0 + 4), state  # the line
+
+
+class Gathers(Plain):
+    def select(self, view, state):
+        view.confidence[view.open].sort()  # the line
+        return super().select(view, state)
+
+
+class Prints(Plain):
+    def select(self, view, state):
+        print("", end="")  # the line
+        return super().select(view, state)
+
+
+@dataclass(frozen=True)
+class Counts(Plain):
+    seen: list = field(default_factory=list)
+
+    def select(self, view, state):
+        self.seen.append(0)  # the line
+        return Decision(top_k(view.open, view.confidence, 1 + 0 * len(self.seen))), state
+
+
+OBSTACLES = [ReadsOnTheHost, ReadsInPlan, Gathers, Prints, Counts]
+
+
+@pytest.mark.parametrize(
+    ("strategy", "backend"),
+    [
+        (ReadsOnTheHost, "compile"),
+        *(pytest.param(one, "compile", marks=pytest.mark.slow) for one in OBSTACLES[1:]),
+        *(pytest.param(one, "graph", marks=pytest.mark.slow) for one in OBSTACLES),
+    ],
+)
+def test_what_cannot_be_compiled_runs_as_it_is_with_one_warning(
+    capturing: Compiler, backend: Any, strategy: type[Plain]
+) -> None:
+    model = transformer()
+    wanted = answers(model, Plain(), DualCache())
+    scheduler = strategy()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        found = [answers(model, scheduler, DualCache(), backend=backend) for _ in range(3)]
+    assert all(told(one) == told(wanted) for one in found)
+    (warning,) = [str(one.message) for one in caught if one.category is RuntimeWarning]
+    assert "the decision of a step is not compiled but run as it is" in warning
+    assert __file__ in warning and "test_execution.py" in warning
+    assert len(set(capturing.obstacles.values())) == 1
+
+
+@pytest.mark.parametrize("strategy", [Plain, *OBSTACLES])
+def test_the_kit_says_whether_a_strategy_compiles_and_where_not(strategy: type[Plain]) -> None:
+    found = Report("", 0, [], strategy()).obstacle
+    if strategy is Plain:
+        assert found is None
+        return
+    source = Path(__file__).read_text(encoding="utf-8").splitlines()
+    number = int(str(found).split(f"{__file__}:")[1].split(":")[0])
+    assert "the line" in source[number - 1] and strategy.__name__ in "".join(source[number - 6 : number])
+
+
+def test_a_graph_needs_a_gpu_and_a_backend_a_name() -> None:
+    with pytest.raises(ConfigError, match="this model is on cpu: load it on a CUDA device, or take backend 'compile'"):
+        answers(transformer(), Plain(), NoCache(), backend="graph")
+    with pytest.raises(ConfigError, match="backend must be one of eager, compile, graph, got 'fast'"):
+        answers(transformer(), Plain(), NoCache(), backend="fast")
+
+
+def test_a_model_that_offers_nothing_to_compile_runs_as_it_is(compiler: Compiler) -> None:
+    model = ToyModel(5).build()
+    wanted = generate(model, [[1, 2], [3]], Plain(), gen_length=[9, 5])
+    found = generate(model, [[1, 2], [3]], Plain(), gen_length=[9, 5], backend="compile")
+    assert told(found) == told(wanted) and compiler.made and not compiler.obstacles
+
+
+def test_an_error_of_the_strategy_stays_its_own(compiler: Compiler) -> None:
+    @dataclass(frozen=True)
+    class WrongDtype(Plain):
+        def select(self, view, state):
+            return Decision(view.open.long()), state
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with pytest.raises(SchedulerError, match=r"Decision.commit must be torch.bool"):
+            answers(transformer(), WrongDtype(), NoCache(), backend="compile")
+
+
+def test_sizes_come_in_a_few_buckets() -> None:
+    run = execution.Compiling(transformer())
+    assert [run.rows(n) for n in (0, 1, 2, 3, 5, 8, 9)] == [0, 1, 2, 4, 8, 8, 16]
+    assert [run.lanes(n) for n in (1, 16, 17, 33, 65, 96, 97, 129, 200)] == [16, 16, 32, 64, 96, 96, 128, 192, 256]
+    assert len({run.lanes(n) for n in range(1, 4097)}) == 15
+
+
+def test_keys_are_hidden_only_where_lengths_differ(monkeypatch: pytest.MonkeyPatch) -> None:
+    masks: list[Tensor | None] = []
+    forward = Transformer.forward
+
+    def watched(self: Transformer, tokens: Tensor, positions: Tensor, store: Any, key_mask: Tensor | None) -> Tensor:
+        masks.append(key_mask)
+        return forward(self, tokens, positions, store, key_mask)
+
+    monkeypatch.setattr(Transformer, "forward", watched)
+    for cache in (NoCache(), PrefixCache(), DualCache()):
+        generate(transformer(), [[1, 2], [3, 4]], Plain(), gen_length=6, cache=cache, stop_at_eos=False)
+    assert masks and all(mask is None for mask in masks)  # the fast kernels take no mask
+    masks.clear()
+    answers(transformer(), Plain(), DualCache())
+    assert masks[0] is not None
+
+
+@pytest.mark.slow
+def test_nothing_is_compiled_twice_for_any_strategy_cache_or_prompt(compiler: Compiler) -> None:
+    model, noise = transformer(), torch.Generator().manual_seed(0)
+    for name in available("scheduler"):
+        for cache in (NoCache(), PrefixCache(), DualCache()):
+            for _ in range(2):
+                lengths = torch.randint(1, 12, (3,), generator=noise).tolist()
+                prompts = [torch.randint(13, (length,), generator=noise) for length in lengths]
+                options: dict[str, Any] = {"gen_length": 20, "cache": cache, "stop_at_eos": False}
+                wanted = generate(model, prompts, load_scheduler(name), **options)
+                assert told(generate(model, prompts, load_scheduler(name), **options, backend="compile")) == told(
+                    wanted
+                )
+    assert not compiler.obstacles and all(made.graphs == 1 for made in compiler.made.values())
+
+
+@pytest.mark.slow
+def test_fifty_prompts_after_warm_up_compile_nothing(compiler: Compiler) -> None:
+    model, noise, options = transformer(), torch.Generator().manual_seed(1), {"gen_length": 12, "backend": "compile"}
+    scheduler, cache = load_scheduler("threshold:block=6,threshold=0.5"), DualCache()
+    for _ in range(2):
+        for _ in range(25):
+            prompt = torch.randint(13, (int(torch.randint(1, 20, (1,), generator=noise)),), generator=noise)
+            last = generate(model, prompt, scheduler, cache=cache, **options)
+    assert last.preparation == 0
+
+
+@pytest.mark.slow
+def test_inductor_writes_the_same() -> None:
+    model, scheduler = transformer(), load_scheduler("threshold:block=6,threshold=0.6")
+    wanted = answers(model, scheduler, DualCache())
+    assert told(answers(model, scheduler, DualCache(), backend="compile")) == told(wanted)
