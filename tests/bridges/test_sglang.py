@@ -70,7 +70,11 @@ def blocks(prompts: list[list[int]]) -> list[int]:
 
 @pytest.mark.parametrize("fdfo", [True, False], ids=["fdfo", "sync"])
 @pytest.mark.parametrize(
-    "spec", ["threshold:block=8,threshold=0.7", "credit-decoding:block=8", "fixed-block:block=8,steps=3"]
+    "spec",
+    [
+        "credit-decoding:block=8",
+        *(pytest.param(x, marks=pytest.mark.slow) for x in ("threshold:block=8", "fixed-block:block=8,steps=3")),
+    ],
 )
 def test_tokens_and_passes_are_those_of_our_own_loop(
     sglang: Any, model: Any, prompts: list[list[int]], spec: str, fdfo: bool
@@ -105,7 +109,7 @@ def test_edits_and_remasking_work_inside_a_block(
 
 
 @pytest.mark.parametrize("fdfo", [True, False], ids=["fdfo", "sync"])
-@pytest.mark.parametrize("threshold", [0.3, 0.6, 0.95])
+@pytest.mark.parametrize("threshold", [0.6, *(pytest.param(x, marks=pytest.mark.slow) for x in (0.3, 0.95))])
 def test_low_confidence_is_our_block_refinement(
     sglang: Any, model: Any, prompts: list[list[int]], threshold: float, fdfo: bool
 ) -> None:
@@ -120,7 +124,7 @@ def test_low_confidence_is_our_block_refinement(
 
 
 @pytest.mark.parametrize("fdfo", [True, False], ids=["fdfo", "sync"])
-@pytest.mark.parametrize("thresholds", [(0.4, 0.1), (0.7, 0.4)])
+@pytest.mark.parametrize("thresholds", [(0.4, 0.1), pytest.param((0.7, 0.4), marks=pytest.mark.slow)])
 def test_joint_threshold_is_our_block_refinement_with_edits(
     sglang: Any, model: Any, prompts: list[list[int]], thresholds: tuple[float, float], fdfo: bool
 ) -> None:

@@ -21,9 +21,18 @@ from dllm_sdk.bridges.transformers import as_custom_generate, wrap_hf
 from tests.bridges.sglang_source import extra, in_range
 from tests.bridges.twins import twin
 
+try:
+    import transformers
+except ImportError:
+    transformers = None
+
 pytestmark = pytest.mark.extra
-transformers = pytest.importorskip("transformers", reason="needs the extra `transformers`")
 SPECIAL = ["[PAD]", "[MASK]", "[EOS]", "[UNK]"]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def needed() -> None:
+    pytest.importorskip("transformers", reason="needs the extra `transformers`")
 
 
 def tokenizer() -> Any:
@@ -59,7 +68,7 @@ def masked_lm(family: str) -> Any:
     return transformers.ModernBertForMaskedLM(config).double().eval()
 
 
-@pytest.fixture(scope="module", params=["bert", "modernbert"])
+@pytest.fixture(scope="module", params=["modernbert", pytest.param("bert", marks=pytest.mark.slow)])
 def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A masked LM in the format of pretrained ones."""
     path = tmp_path_factory.mktemp(request.param)
@@ -237,7 +246,7 @@ def test_no_folder_is_a_sentence() -> None:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({}, "neither the tokenizer nor the config names one mask token"),
+        ({}, "neither tokenizer nor config names one mask token"),
         ({"mask_id": 104}, r"token ids in 0\.\.103, got 104"),
         ({"mask_id": 1, "eos_ids": [1]}, "mask_id must not be one of eos_ids, got 1"),
         ({"mask_id": 1, "shift": 2}, "shift must be 0 or 1, got 2"),

@@ -108,9 +108,7 @@ def wrap_hf(
     vocab_size = int(config.get_text_config().vocab_size)
     masks = _ids(mask_id, getattr(tokenizer, "mask_token_id", None), getattr(config, "mask_token_id", None))
     if len(masks) != 1:
-        raise ConfigError(
-            "neither the tokenizer nor the config names one mask token: give mask_id, or mask_token_id in config.json"
-        )
+        raise ConfigError("neither tokenizer nor config names one mask token: give mask_id, or put mask_token_id there")
     generation = getattr(model, "generation_config", None)
     ends = _ids(
         eos_ids,
