@@ -21,7 +21,7 @@ from dllm_bench.questions import Questions, collect
 from dllm_bench.recording import record
 from dllm_bench.results import Comparison, Entrant
 from dllm_sdk import Cache, ConfigError, Model, Sampler, Scheduler, load_cache
-from dllm_sdk.execution import Backend, check_backend
+from dllm_sdk.execution import Backend, check_runs
 from dllm_sdk.model import bind
 from dllm_sdk.registry import describe
 
@@ -62,12 +62,12 @@ def compare(
         if value is not None or name != "gen_length":
             check_whole(name, value, 1)
     check_whole("seed", seed, 0)
-    check_backend(backend)
     sampler = Sampler(temperature=temperature)
     named = load_schedulers(schedulers)
     contenders = with_caches(named, caches)
     questions = collect(tasks, limit=limit, seed=seed, gen_length=gen_length)
     loaded = load_any_model(model, device, dtype)
+    check_runs(backend, loaded)
     warn_elsewhere(schedulers, model, loaded, tasks)
     run = Run(loaded, contenders, batches_of(loaded, questions, batch_size), sampler, seed, backend)
     entrants = entrants_of(contenders, loaded)

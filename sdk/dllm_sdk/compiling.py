@@ -111,7 +111,7 @@ def obstacle(function: Function, *tensors: Any) -> str | None:
     Fake tensors, which have shapes and no values, find what reads a value back to the host; a second call that would
     have to be compiled again finds state that is kept in Python.
     """
-    bound = partial(_call, deepcopy(function))
+    bound = partial(_call, _copied(function))
     compiled = Compiled(bound, "eager")
     try:
         for _ in range(2):
@@ -125,9 +125,17 @@ def _call(function: Function, *tensors: Any) -> Any:
     return function(*tensors)
 
 
+def _copied(function: Function) -> Function:
+    """With a copy of what is bound to it, so that a trial leaves nothing behind; as it is if that cannot be copied."""
+    try:
+        return deepcopy(function)
+    except Exception:
+        return function
+
+
 def host_read(function: Function, *tensors: Any) -> str | None:
     """Where a function reads the value of a tensor back to the host, if it does. Calls a copy of it on fake tensors."""
-    function = deepcopy(function)
+    function = _copied(function)
     with FakeTensorMode(allow_non_fake_inputs=True) as mode:
         try:
             function(*map_tensors(mode.from_tensor, tensors))

@@ -37,12 +37,13 @@ def check_backend(backend: Backend) -> None:
 
 def runner(backend: Backend, model: Model) -> Runner:
     """What runs the steps of one call of `decode`. Raises ConfigError."""
-    check_backend(backend)
-    _check_device(backend, model)
+    check_runs(backend, model)
     return {"eager": Runner, "compile": Compiling, "graph": Capturing}[backend](model)
 
 
-def _check_device(backend: Backend, model: Model) -> None:
+def check_runs(backend: Backend, model: Model) -> None:
+    """Raise ConfigError unless there is such a backend and it can run this model."""
+    check_backend(backend)
     if backend == "graph" and model.device.type != "cuda":
         raise ConfigError(
             f"backend 'graph' captures CUDA graphs, and this model is on {model.device}: "

@@ -70,7 +70,7 @@ def capturing(compiler: Compiler, monkeypatch: pytest.MonkeyPatch) -> Compiler:
     """Graphs without a GPU: what would be recorded is run again, on the same tensors in the same places."""
     monkeypatch.setattr(execution, "_apart", nullcontext)
     monkeypatch.setattr(execution, "_record", lambda run, pool: run() or run)
-    monkeypatch.setattr(execution, "_check_device", lambda backend, model: None)
+    monkeypatch.setattr(execution, "check_runs", lambda backend, model: None)
     return compiler
 
 
