@@ -45,7 +45,7 @@ def run(*arguments: str) -> Result:
 @pytest.fixture(scope="module")
 def found() -> Speed:
     sizes = {"prompt_length": 8, "gen_length": 24, "block": 8, "steps": 2, "rounds": 2}
-    return speed(small(), batch_sizes=(2,), **sizes, budget=600.0, threads=1)  # type: ignore[arg-type]
+    return speed(small(), batch_sizes=(2,), **sizes, budget=1e6, threads=1)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("model", [small(), small(tied=True), load_model("tiny")], ids=["grouped", "tied", "trained"])
@@ -170,7 +170,8 @@ def test_every_format_holds_every_measurement(found: Speed) -> None:
 
 
 def test_the_trained_model_decodes_real_prompts() -> None:
-    found = speed("tiny", batch_sizes=(8,), gen_length=8, prompt_length=4, block=8, steps=1, rounds=1, budget=60.0)
+    sizes = {"prompt_length": 4, "gen_length": 8, "block": 8, "steps": 1, "rounds": 1}
+    found = speed("tiny", batch_sizes=(8,), caches=("none",), **sizes, budget=1e6)  # type: ignore[arg-type]
     (adaptive,) = [one for one in found.rates if one.work == "adaptive"]
     assert adaptive.tpf > 1.5 and adaptive.batch_size == 8
 
@@ -184,7 +185,19 @@ def test_the_budget_is_kept_and_what_is_left_out_is_named() -> None:
 
 
 def test_a_model_that_is_not_the_references_is_measured_without_a_race() -> None:
-    result = run("speed", "--model", f"{HERE}:load", "--prompt-length", "4", "--gen-length", "8", "--rounds", "1")
+    result = run(
+        "speed",
+        "--model",
+        f"{HERE}:load",
+        "--prompt-length",
+        "4",
+        "--gen-length",
+        "8",
+        "--rounds",
+        "1",
+        "--budget",
+        "1e6",
+    )
     assert result.exit_code == 0, result.output
     assert "No race: the research-style loop runs the weights of the reference transformer" in result.stdout
     assert "No adaptive rate: task expr, prompt 0: the tokenizer knows" in result.stdout
