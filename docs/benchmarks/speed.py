@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from statistics import median
 
 from dllm_bench import Speed
 from dllm_bench.render import pipe_table
@@ -33,9 +34,11 @@ script](../how-to/gpu.md), and its figures are not in yet.
 {command}
 ```
 
-{about}. On such a machine an absolute time means little: other processes ran beside this one and took turns with it.
-What counts are the ratios: both loops run in one process, in turn on the same prompts, and every prompt gives one
-ratio. CPU time is shown beside wall time; where they differ, the others were to blame.
+{about}.
+
+Other processes ran on these cores too: a pass took {busy:.1f} times as long by the clock as by CPU time. So
+an absolute time means little here, and few prompts were done in the time there was. What counts are ratios: both
+loops run in one process, in turn on the same prompts, and every prompt gives one ratio, by CPU time and by the clock.
 
 ## Against a research-style loop
 
@@ -44,7 +47,7 @@ ratio. CPU time is shown beside wall time; where they differ, the others were to
 
 {races}
 
-Ratios are medians over {n} prompts, with quartiles. {verdict}
+Ratios (time of the research-style loop / ours) are medians over n prompts, with quartiles. {verdict}
 
 Public figures beside them: Fast-dLLM's own loops took 60.5 (none), 32.9 (prefix) and 20.6 (dual) ms of CPU time per
 call on a model of this shape, one thread of a shared two-core machine; they were measured elsewhere, so they say that
@@ -103,7 +106,7 @@ def page(runs: dict[str, Speed]) -> str:
         gen=about["gen_length"],
         equal=equality(speed),
         races=races(speed),
-        n=" to ".join(f"{n}" for n in sorted({one.speedup.n for one in speed.races})),
+        busy=median(one.step_ms.median / one.step_cpu_ms.median for one in speed.races),
         verdict=verdict(speed),
         steps=body(tables, "Steps"),
         rates=body(tables, "Tokens per second"),
@@ -132,11 +135,12 @@ def equality(speed: Speed) -> str:
 
 def races(speed: Speed) -> str:
     """The table of the race, with the aims."""
-    titles = ["cache, backend", "NFE", "CPU ms per pass", "research-style", "public"]
+    titles = ["cache, backend", "n", "NFE", "CPU ms per pass", "research-style", "public"]
     titles += ["by CPU time", "by wall time", "aim", "compiled in s"]
     rows = [
         [
             f"{one.cache}, {one.backend}",
+            f"{one.speedup.n}",
             f"{one.nfe:.1f}",
             f"{one.step_cpu_ms.median:.1f}",
             f"{one.research_step_cpu_ms.median:.1f}",
