@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import csv
 import json
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -240,6 +241,15 @@ def test_a_cache_that_is_not_known_is_refused() -> None:
 
 
 GPU = Path(__file__).parents[2] / "docs" / "benchmarks"
+
+
+def test_the_page_is_what_its_files_say() -> None:
+    generator = runpy.run_path(str(GPU / "speed.py"))
+    runs = {
+        path.name: Speed.from_dict(json.loads(path.read_text("utf-8"))) for path in sorted(GPU.glob("speed-*.json"))
+    }
+    assert len(runs) == 2
+    assert generator["page"](runs) == (GPU / "speed.md").read_text(encoding="utf-8")
 
 
 def test_an_uninstalled_checkout_finds_its_plugins(tmp_path: Path) -> None:
