@@ -154,7 +154,7 @@ def _reason(error: Exception) -> str:
     if "No working C++ compiler" in text or "InvalidCxxCompiler" in text:
         raise ConfigError("backend 'compile' needs a C++ compiler on this machine: install g++, or take 'eager'")
     line = _where([(name, int(number)) for name, number in _FRAME.findall(text)])
-    return line if "fail_on_recompile" in text else f"{line}: {text.splitlines()[0]}"
+    return line if "fail_on_recompile" in text else f"{line}: {' '.join(text.splitlines()[:2])}"
 
 
 def _frames(error: Exception) -> list[tuple[str, int]]:

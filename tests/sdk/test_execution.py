@@ -309,7 +309,10 @@ def test_fifty_prompts_after_warm_up_compile_nothing(compiler: Compiler) -> None
 
 
 @pytest.mark.slow
-def test_inductor_writes_the_same() -> None:
+@pytest.mark.filterwarnings("default")  # of inductor's own
+def test_inductor_writes_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(execution, "compiler", Compiler())
     model, scheduler = transformer(), load_scheduler("threshold:block=6,threshold=0.6")
     wanted = answers(model, scheduler, DualCache())
     assert told(answers(model, scheduler, DualCache(), backend="compile")) == told(wanted)
+    assert not execution.compiler.obstacles
