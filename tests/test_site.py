@@ -61,7 +61,7 @@ def test_a_field_says_what_the_comment_behind_it_says(site: Path) -> None:
     assert "masked positions this call may choose among" in text
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def address(site: Path) -> Iterator[str]:
     """The site on this machine, served over HTTP."""
 
@@ -69,10 +69,12 @@ def address(site: Path) -> Iterator[str]:
         def log_message(self, *_: object) -> None:
             pass
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(site)))
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}/"
-    server.shutdown()
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(site))) as server:
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}/"
+        server.shutdown()
+        thread.join()
 
 
 @pytest.mark.slow
