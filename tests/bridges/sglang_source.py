@@ -53,7 +53,17 @@ def wheel(folder: Path) -> Path:
     """The wheel of SGLang in the extra's range, downloaded unless it is there; skips the test where it cannot be."""
     found = sorted(folder.glob("sglang-*.whl"))
     if not found:
-        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(folder)]
+        command = [
+            sys.executable,
+            "-m",
+            "pip",
+            "download",
+            "--quiet",
+            "--retries=1",
+            "--no-deps",
+            "--dest",
+            str(folder),
+        ]
         got = subprocess.run([*command, str(extra("sglang"))], capture_output=True, text=True, check=False)
         found = sorted(folder.glob("sglang-*.whl"))
         if not found:

@@ -39,9 +39,9 @@ def test_the_blocks_of_a_page_run(name: str) -> None:
 
 @pytest.mark.extra
 def test_the_yaml_of_the_page_starts_a_server(
-    tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, sglang_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    sglang_source.install(sglang_source.unpacked(request.config.cache.mkdir("sglang")), monkeypatch)
+    sglang_source.install(sglang_folder, monkeypatch)
     page = blocks((DOCS / "how-to" / "sglang.md").read_text(encoding="utf-8"))
     (yaml,) = [block for block in page if block.language == "yaml"]
     (command,) = [block.code for block in page if block.language == "bash"]

@@ -34,9 +34,9 @@ def prompts(model: Any) -> list[list[int]]:
 
 
 @pytest.fixture
-def sglang(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+def sglang(sglang_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """The package of algorithms, real, and our bridge imported into it."""
-    sglang_source.install(sglang_source.unpacked(request.config.cache.mkdir("sglang")), monkeypatch)
+    sglang_source.install(sglang_folder, monkeypatch)
     yield SimpleNamespace(
         algorithm=importlib.import_module("sglang.srt.dllm.algorithm"),
         base=importlib.import_module("sglang.srt.dllm.algorithm.base"),
@@ -189,9 +189,9 @@ def test_what_a_server_refuses_when_it_starts(sglang: Any, yaml: dict[str, Any],
         made(sglang, "DllmSDK", yaml, fdfo=True)
 
 
-def test_the_interface_is_the_one_we_were_written_for(request: pytest.FixtureRequest, sglang: Any) -> None:
+def test_the_interface_is_the_one_we_were_written_for(sglang_folder: Path, sglang: Any) -> None:
     """Fails when a version in the extra's range changes what the bridge overrides, reads or registers in."""
-    (wheel,) = request.config.cache.mkdir("sglang").glob("sglang-*.whl")
+    (wheel,) = sglang_folder.parent.glob("sglang-*.whl")
     assert wheel.name.split("-")[1] in sglang_source.extra("sglang").specifier
     base = sglang.base.DllmAlgorithm
     expected = {
