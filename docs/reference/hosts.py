@@ -1,6 +1,6 @@
 """Write hosts.md, the table of strategies and hosts, from what each scheduler needs: `python docs/reference/hosts.py`.
 
-Every registered scheduler is asked with its default fields, and with the host's block where it has such a field.
+Every shipped scheduler is asked with its default fields, and with the host's block where it has such a field.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ transformers runs our own loop, so every strategy works there. The other two own
 when it starts, `LLaDA2Pipeline` for a call, and both show a strategy the logits of one block at a time. What needs more
 is refused at construction, with a sentence that says why.
 
-Nothing here is written by hand: `docs/reference/hosts.py` asks every registered scheduler, with its default fields and
+Nothing here is written by hand: `docs/reference/hosts.py` asks every shipped scheduler, with its default fields and
 the host's block length, what it declares, and watches it decode two blocks. *Draws anew*: it works, and its random
 numbers are others than in our own loop, since they come from what is known of the block alone.
 
@@ -62,7 +62,9 @@ def row(name: str) -> str:
 
 def page() -> str:
     """The whole page."""
-    return HEAD + "".join(f"{row(name)}\n" for name in registry.available("scheduler")) + FOOT
+    points = registry.available("scheduler").items()
+    ours = [name for name, point in points if point.dist is not None and point.dist.name == "dllm-sdk"]
+    return HEAD + "".join(f"{row(name)}\n" for name in ours) + FOOT
 
 
 if __name__ == "__main__":
