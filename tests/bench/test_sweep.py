@@ -312,6 +312,12 @@ def test_a_machine_that_differs_measures_nothing() -> None:
     assert reply["error"].endswith("has no folder /nowhere: No such file or directory")
 
 
+def test_a_file_calibrated_for_another_model_is_said_below_the_table() -> None:
+    Path("mine.toml").write_text('scheduler = "fixed-block"\nblock = 4\n[calibration]\nmodel = "other"\n')
+    found = sweep(["@mine.toml"], grid={"steps": [2]}, output="out", **SETTINGS)
+    assert [note for note in found.notes if note.startswith("@mine.toml:steps=2 was calibrated for the model other")]
+
+
 def test_a_sweep_is_a_comparison() -> None:
     found = sweep(["threshold"], grid={"block": [4, 8]}, output="out", **SETTINGS)
     assert isinstance(found, Sweep) and "within chance" not in str(found) and "same 9 prompts" not in str(found)

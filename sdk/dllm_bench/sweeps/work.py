@@ -12,6 +12,7 @@ import json
 import platform
 import time
 import traceback
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import product
@@ -20,6 +21,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from dllm_bench.calibration.scheduler_file import warn_elsewhere
 from dllm_bench.comparison import batches_of, entrants_of, with_caches
 from dllm_bench.environment import family, fingerprint
 from dllm_bench.explain import exit_code, explain
@@ -29,6 +31,7 @@ from dllm_bench.questions import Questions, collect, is_file
 from dllm_bench.results import DEFINITIONS, Entrant, Outcome
 from dllm_bench.sweeps.grid import texts
 from dllm_sdk import DllmError, NoCache, Sampler, Scheduler
+from dllm_sdk.errors import CalibrationWarning
 from dllm_sdk.execution import Backend, check_backend
 from dllm_sdk.registry import describe
 
@@ -159,9 +162,17 @@ def _describe(bench: Bench, schedulers: Sequence[str], caches: Sequence[str]) ->
         "settings": bench.settings,
         "environment": bench.environment,
         "prompts": {one.name: list(one.prompts) for one in bench.questions},
-        "notes": [note for one in bench.questions for note in one.notes],
+        "notes": [note for one in bench.questions for note in one.notes] + _warnings(bench, schedulers),
         "configurations": configurations,
     }
+
+
+def _warnings(bench: Bench, schedulers: Sequence[str]) -> list[str]:
+    """Which @FILE.toml was calibrated for something else; a worker's own stderr would be a worse place."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        warn_elsewhere(schedulers, bench.environment["model"], bench.run.model, [one.name for one in bench.questions])
+    return [f"{one.message}." for one in caught if issubclass(one.category, CalibrationWarning)]
 
 
 def _about(entrant: Entrant) -> dict[str, Any]:
