@@ -69,6 +69,7 @@ class Setup:
 class Bench(NamedTuple):
     """A setup, loaded and checked."""
 
+    setup: Setup
     run: Run  # without contenders
     questions: Sequence[Questions]
     settings: dict[str, Any]  # what a number depends on besides the configuration
@@ -95,7 +96,7 @@ def prepare(setup: Setup) -> Bench:
         "tasks": {one.name: _asked(one) for one in questions},
     }
     lengths = {one.name: one.gen_length for one in questions}
-    return Bench(run, questions, settings, {**about, "torch": str(about["torch"]), **same, "gen_length": lengths})
+    return Bench(setup, run, questions, settings, {**about, "torch": str(about["torch"]), **same, "gen_length": lengths})
 
 
 def measure_one(run: Run, contender: Contender) -> list[tuple[Outcome, list[int]]]:
@@ -171,7 +172,7 @@ def _warnings(bench: Bench, schedulers: Sequence[str]) -> list[str]:
     """Which @FILE.toml was calibrated for something else; a worker's own stderr would be a worse place."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        warn_elsewhere(schedulers, bench.environment["model"], bench.run.model, [one.name for one in bench.questions])
+        warn_elsewhere(schedulers, bench.setup.model, bench.run.model, bench.setup.tasks)
     return [f"{one.message}." for one in caught if issubclass(one.category, CalibrationWarning)]
 
 
