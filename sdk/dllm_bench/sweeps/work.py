@@ -96,7 +96,8 @@ def prepare(setup: Setup) -> Bench:
         "tasks": {one.name: _asked(one) for one in questions},
     }
     lengths = {one.name: one.gen_length for one in questions}
-    return Bench(setup, run, questions, settings, {**about, "torch": str(about["torch"]), **same, "gen_length": lengths})
+    environment = {**about, "torch": str(about["torch"]), **same, "gen_length": lengths}
+    return Bench(setup, run, questions, settings, environment)
 
 
 def measure_one(run: Run, contender: Contender) -> list[tuple[Outcome, list[int]]]:
