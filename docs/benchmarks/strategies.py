@@ -25,7 +25,11 @@ SETTINGS = {
     "random-order": ["", "steps=16"],
     "sdar": ["", 'rule="low_confidence_static",steps=2', 'rule="entropy_bounded"'],
 }
-TEXT = """# Every strategy on the shipped model
+TEXT = """---
+hide: [toc]
+---
+
+# Every strategy on the shipped model
 
 {n} test prompts of {tasks}, greedy unless a strategy draws by itself; the same prompts for all. {machine}.
 
@@ -33,26 +37,31 @@ TEXT = """# Every strategy on the shipped model
 python docs/benchmarks/strategies.py --limit {limit}
 ```
 
-| strategy | paper | accuracy | against `{first}` | NFE | tokens per pass | against `{first}` |
-| --- | --- | ---: | ---: | ---: | ---: | ---: |
+<div class="whole" markdown>
+
+| strategy | accuracy | against `{first}` | NFE | tokens per pass | against `{first}` |
+| --- | ---: | ---: | ---: | ---: | ---: |
 {rows}
+
+</div>
 
 - accuracy: % of prompts with every line right, and its 95 % Wilson interval; "against": the difference on the same
   prompts, in points and in tokens per forward pass, with its 95 % paired bootstrap interval.
 - NFE: forward passes per prompt; tokens per pass: all tokens up to EOS / all passes. Rows are sorted by it.
-- `{first}` is one token per pass; `fixed-block:steps=16` is two. Fields that are not written have their defaults:
-  `dllm-bench list --long`.
+- `{first}` is one token per pass; `fixed-block:steps=16` is two. Fields that are not written have their defaults, which
+  the [table of strategies](../reference/strategies.md) has, with the papers.
 - One model of 1.3M parameters on five made-up tasks: the order of the strategies on an 8B model can be another one.
 """
 
 
-def specs(papers: dict[str, str]) -> list[str]:
-    """What is compared: the first one, then by name."""
-    names = sorted(papers, key=lambda name: (name != FIRST, name))
+def specs() -> list[str]:
+    """What is compared: the first one, then by name; of others' plug-ins nothing."""
+    ours = [plugin.name for plugin in available() if (plugin.kind, plugin.distribution) == ("scheduler", "dllm-sdk")]
+    names = sorted(ours, key=lambda name: (name != FIRST, name))
     return [f"{name}:{fields}".rstrip(":") for name in names for fields in SETTINGS.get(name, [""])]
 
 
-def page(found: Comparison, papers: dict[str, str]) -> str:
+def page(found: Comparison) -> str:
     """The page of a comparison."""
     differences = {one.scheduler: one for one in found.differences}
     rows = sorted(found.rows, key=lambda row: row.tpf)
@@ -63,11 +72,11 @@ def page(found: Comparison, papers: dict[str, str]) -> str:
         machine=f"Model {about['model_sha256'][:12]}, {about['dtype']}, seed {about['seed']}",
         limit=about["limit"],
         first=FIRST,
-        rows="\n".join(line(row, differences.get(row.scheduler), papers) for row in rows),
+        rows="\n".join(line(row, differences.get(row.scheduler)) for row in rows),
     )
 
 
-def line(row: Row, difference: Difference | None, papers: dict[str, str]) -> str:
+def line(row: Row, difference: Difference | None) -> str:
     """One row of the table."""
     accuracy = interval(row.accuracy, row.accuracy_low, row.accuracy_high, scale=100)
     gained = speed = ""
@@ -75,7 +84,7 @@ def line(row: Row, difference: Difference | None, papers: dict[str, str]) -> str
         low, high = difference.accuracy_low, difference.accuracy_high
         gained = interval(difference.accuracy, low, high, scale=100, sign="+")
         speed = interval(difference.tpf, difference.tpf_low, difference.tpf_high, sign="+", digits=2)
-    cells = [f"`{row.scheduler}`", papers[row.scheduler.partition(":")[0]], accuracy, gained, f"{row.nfe:.1f}"]
+    cells = [f"`{row.scheduler}`", accuracy, gained, f"{row.nfe:.1f}"]
     return "| " + " | ".join([*cells, f"{row.tpf:.2f}", speed]) + " |"
 
 
@@ -86,7 +95,7 @@ def interval(
     if value is None or low is None or high is None:
         return "-"
     middle, left, right = (f"{scale * number:{sign}.{digits}f}" for number in (value, low, high))
-    return f"{middle} [{left}, {right}]"
+    return f"{middle} [{left}, {right}]".replace(" ", "\u00a0")  # on one line
 
 
 @click.command()
@@ -98,13 +107,11 @@ def interval(
 @click.option("--page", "target", type=click.Path(), default=str(PAGE), help="Where the page goes.")
 def main(*, limit: int, batch_size: int, device: str, output: str | None, results: str | None, target: str) -> None:
     """Compare all registered schedulers and write the page."""
-    schedulers = [plugin for plugin in available(long=True) if plugin.kind == "scheduler"]
-    papers = {plugin.name: ", ".join(plugin.papers) for plugin in schedulers if plugin.distribution == "dllm-sdk"}
     if results is not None:
         found = read_results(results)
     else:
-        found = compare(schedulers=specs(papers), limit=limit, batch_size=batch_size, device=device, output=output)
-    Path(target).write_text(page(found, papers), encoding="utf-8")
+        found = compare(schedulers=specs(), limit=limit, batch_size=batch_size, device=device, output=output)
+    Path(target).write_text(page(found), encoding="utf-8")
     click.echo(target)
 
 
