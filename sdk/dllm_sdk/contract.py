@@ -51,7 +51,8 @@ def merge_state(scheduler: Scheduler[Any], name: str, old: Any, new: Any, who: T
         pairs = zip(old, new, strict=True)
         return tuple(merge_state(scheduler, f"{name}[{i}]", a, b, who) for i, (a, b) in enumerate(pairs))
     check_tensor(scheduler, name, new, old)
-    return new if who is None else torch.where(who.view(-1, *[1] * (old.dim() - 1)), new, old)
+    merged = new if who is None else torch.where(who.view(-1, *[1] * (old.dim() - 1)), new, old)
+    return merged.contiguous()  # compiled code is made for strides too
 
 
 def map_tensors(function: Callable[[Tensor], Tensor], tree: Any) -> Any:

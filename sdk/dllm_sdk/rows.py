@@ -65,9 +65,8 @@ def first_rows(canvas: Canvas, horizons: dict[int, int], state: Any) -> Rows:
     """The rows before their first step: all of them open a block. horizons: gen_length -> horizon."""
     masks, real = canvas.open.sum(1), canvas.real[:, None]
 
-    def numbers(
-        value: int = 0,
-    ) -> Tensor:  # a tensor object per field: fields that share one would cost a recompilation
+    # A tensor object per field, and contiguous ones: others would cost a recompilation.
+    def numbers(value: int = 0) -> Tensor:
         return torch.full_like(masks, value)
 
     def nowhere() -> Tensor:
@@ -99,7 +98,7 @@ def first_rows(canvas: Canvas, horizons: dict[int, int], state: Any) -> Rows:
         feed=nowhere(),
         visible=nowhere(),
         refresh=torch.zeros_like(masks, dtype=torch.bool),
-        state=state,
+        state=map_tensors(lambda part: part.clone(memory_format=torch.contiguous_format), state),
     )
 
 

@@ -156,24 +156,23 @@ class Watched:
 
 def hollow(job: Job) -> Job:
     """The job with a model that costs nothing: what remains of a step is its decision."""
-    lanes = max(len(prompt) + n for prompt, n in zip(job.prompts, job.gen_length, strict=True)) + 1
-    return replace(job, model=cast(Model, Hollow(job.model, len(job.prompts), lanes)))
+    return replace(job, model=cast(Model, Hollow(job.model)))
 
 
 class Hollow:
     """Answers in the shapes of another model, with random logits and without work."""
 
-    def __init__(self, model: Model, rows: int, lanes: int) -> None:
-        """For batches of up to `rows` rows of up to `lanes` fed lanes."""
+    def __init__(self, model: Model) -> None:
+        """As this model, for batches of any size."""
         self.mask_id, self.eos_ids, self.vocab_size = model.mask_id, model.eos_ids, model.vocab_size
         self.shift, self.block_causal, self.max_length = model.shift, model.block_causal, model.max_length
         self.device, self.tokenizer = model.device, None
-        self._hidden = torch.zeros(rows, lanes, 1, device=model.device)
+        self._hidden = torch.zeros(1, 1, 1, device=model.device)
         self._logits: dict[torch.Size, Tensor] = {}
 
     def forward(self, tokens: Tensor, positions: Tensor, store: Any, key_mask: Tensor | None) -> Tensor:
         """Zeros, [B, Q, 1]."""
-        return self._hidden[: tokens.shape[0], : tokens.shape[1]]
+        return self._hidden.expand(*tokens.shape, 1)
 
     def head(self, hidden: Tensor) -> Tensor:
         """The same logits for the same shape, [B, W, V]."""
