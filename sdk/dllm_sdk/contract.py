@@ -52,7 +52,8 @@ def merge_state(scheduler: Scheduler[Any], name: str, old: Any, new: Any, who: T
         return tuple(merge_state(scheduler, f"{name}[{i}]", a, b, who) for i, (a, b) in enumerate(pairs))
     check_tensor(scheduler, name, new, old)
     merged = new if who is None else torch.where(who.view(-1, *[1] * (old.dim() - 1)), new, old)
-    return merged.contiguous()  # compiled code is made for strides too
+    # Compiled code is made for strides too, and `contiguous` leaves those of a single row as they are.
+    return merged.clone(memory_format=torch.contiguous_format)
 
 
 def map_tensors(function: Callable[[Tensor], Tensor], tree: Any) -> Any:
