@@ -16,23 +16,8 @@ from dllm_bench.results import FORMATS
 
 @click.command("calibrate")
 @options.model_option
-@click.option(
-    "--scheduler",
-    metavar="SPEC",
-    default="adablock",
-    show_default=True,
-    shell_complete=options.names("scheduler"),
-    help="What is calibrated; fields that are not in the grid stay as given.",
-)
-@click.option(
-    "--task",
-    "tasks",
-    metavar="NAME|FILE.jsonl",
-    multiple=True,
-    shell_complete=options.names("task"),
-    help="Repeat it for several. Without answers in a file, agreement with the reference counts. "
-    "Default: every registered task.",
-)
+@options.scheduler_option("What is calibrated; fields that are not in the grid stay as given.")
+@options.tasks_option("Without answers in a file, agreement with the reference counts. ")
 @click.option(
     "--grid",
     "axes",
@@ -55,13 +40,8 @@ from dllm_bench.results import FORMATS
     type=float,
     help="Such as 0.9: keep the loss within its bound on all prompts of this kind with this probability.",
 )
-@click.option(
-    "--reference",
-    metavar="SPEC",
-    default="fixed-block",
-    show_default=True,
-    shell_complete=options.names("scheduler"),
-    help="What accuracy is lost against; the default commits one token per step.",
+@options.scheduler_option(
+    "What accuracy is lost against; the default commits one token per step.", "--reference", "fixed-block"
 )
 @click.option("--delimiters", is_flag=True, help="Try the tokens behind which confidence drops as delimiters, too.")
 @click.option(

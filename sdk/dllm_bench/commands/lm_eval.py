@@ -14,14 +14,7 @@ from dllm_bench.results import FORMATS
 
 @click.command("lm-eval")
 @options.model_option
-@click.option(
-    "--scheduler",
-    metavar="SPEC",
-    default="adablock",
-    show_default=True,
-    shell_complete=options.names("scheduler"),
-    help="How it is decoded.",
-)
+@options.scheduler_option("How it is decoded.")
 @click.option(
     "--tasks",
     metavar="NAME|FILE.yaml,...",

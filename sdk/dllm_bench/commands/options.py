@@ -66,6 +66,27 @@ def schedulers_option(help: str) -> Callable[[F], F]:
     return option
 
 
+def scheduler_option(help: str, flag: str = "--scheduler", default: str = "adablock") -> Callable[[F], F]:
+    """One scheduler, by default `default`."""
+    option: Callable[[F], F] = click.option(
+        flag, metavar="SPEC", default=default, show_default=True, shell_complete=names("scheduler"), help=help
+    )
+    return option
+
+
+def tasks_option(help: str) -> Callable[[F], F]:
+    """--task, which may be repeated, as `tasks`."""
+    option: Callable[[F], F] = click.option(
+        "--task",
+        "tasks",
+        metavar="NAME|FILE.jsonl",
+        multiple=True,
+        shell_complete=names("task"),
+        help=f"Repeat it for several. {help}Default: every registered task.",
+    )
+    return option
+
+
 def cache_option(help: str, *names: str, **extra: Any) -> Callable[[F], F]:
     """--cache; `names` and `extra` as click has them."""
     option: Callable[[F], F] = click.option(

@@ -28,14 +28,7 @@ if TYPE_CHECKING:
     multiple=True,
     help="The values of a scheduler's field, in TOML; repeat it for other fields.",
 )
-@click.option(
-    "--task",
-    "tasks",
-    metavar="NAME|FILE.jsonl",
-    multiple=True,
-    shell_complete=options.names("task"),
-    help="Repeat it for several. Default: every registered task.",
-)
+@options.tasks_option("")
 @options.cache_option("; repeat it for several. Default: none", "caches", multiple=True)
 @click.option("--limit", default=200, show_default=True, help="Prompts in all tasks together.")
 @click.option("--batch-size", default=32, show_default=True, help="Prompts decoded together.")
