@@ -63,9 +63,10 @@ def check(page: Path, folder: Path) -> None:
 
 
 def agree(block: Block, printed: str) -> bool:
-    """Whether a block printed what its page shows, if it shows anything."""
+    """Whether a block printed what its page shows, if it shows anything; the machine's threads do not matter."""
     flags = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
-    return block.shows is None or doctest.OutputChecker().check_output(block.shows, printed, flags)
+    wanted, found = (re.sub(r"\b\d+ threads?\b", "2 threads", text or "") for text in (block.shows, printed))
+    return block.shows is None or doctest.OutputChecker().check_output(wanted, found, flags)
 
 
 def rewrite(page: Path, folder: Path) -> int:

@@ -284,16 +284,15 @@ def test_keys_are_hidden_only_where_lengths_differ(monkeypatch: pytest.MonkeyPat
 @pytest.mark.slow
 def test_nothing_is_compiled_twice_for_any_strategy_cache_or_prompt(compiler: Compiler) -> None:
     model, noise = transformer(), torch.Generator().manual_seed(0)
-    for name in available("scheduler"):
-        for cache in (NoCache(), PrefixCache(), DualCache()):
-            for _ in range(2):
-                lengths = torch.randint(1, 12, (3,), generator=noise).tolist()
-                prompts = [torch.randint(13, (length,), generator=noise) for length in lengths]
-                options: dict[str, Any] = {"gen_length": 20, "cache": cache, "stop_at_eos": False}
-                wanted = generate(model, prompts, load_scheduler(name), **options)
-                assert told(generate(model, prompts, load_scheduler(name), **options, backend="compile")) == told(
-                    wanted
-                )
+    caches: tuple[Cache, ...] = (NoCache(), PrefixCache(), DualCache())
+    for i, name in enumerate(available("scheduler")):  # with one cache each: all of them take minutes
+        for _ in range(2):
+            lengths = torch.randint(1, 12, (3,), generator=noise).tolist()
+            prompts = [torch.randint(13, (length,), generator=noise) for length in lengths]
+            options: dict[str, Any] = {"gen_length": 20, "cache": caches[i % 3], "stop_at_eos": False}
+            wanted = generate(model, prompts, load_scheduler(name), **options)
+            found = generate(model, prompts, load_scheduler(name), **options, backend="compile")
+            assert told(found) == told(wanted)
     assert not compiler.obstacles and all(made.graphs == 1 for made in compiler.made.values())
 
 
