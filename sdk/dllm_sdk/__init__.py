@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from dllm_sdk.scheduler import Scheduler as Scheduler
     from dllm_sdk.scheduler import TokenIds as TokenIds
     from dllm_sdk.scheduler import View as View
+    from dllm_sdk.scheduler import Wrapper as Wrapper
     from dllm_sdk.scheduler import check_number as check_number
     from dllm_sdk.scheduler import combine as combine
     from dllm_sdk.trace import Parting as Parting
@@ -51,7 +52,7 @@ _HOMES = {
     "model": ["Model", "Tokenizer", "tokens_containing", "wrap"],
     "registry": ["load_cache", "load_model", "load_scheduler", "load_task"],
     "sampling": ["Sampler", "suppress"],
-    "scheduler": ["Decision", "EosIds", "Scheduler", "TokenIds", "View", "check_number", "combine"],
+    "scheduler": ["Decision", "EosIds", "Scheduler", "TokenIds", "View", "Wrapper", "check_number", "combine"],
     "trace": ["Parting", "Trace", "TraceStep"],
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}

@@ -114,6 +114,53 @@ class Scheduler(ABC, Generic[State]):
         """What commits now, out of `view.open`, the block's masks."""
 
 
+@dataclass(frozen=True)
+class Wrapper(Scheduler[Any]):
+    """Another scheduler, to change one thing of it: a subclass overrides what it changes, all else goes through.
+
+    A subclass that keeps a state of its own nests the inner one's in it, in `init`, `plan` and `select` alike. Raises
+    ConfigError unless `inner` is a scheduler.
+    """
+
+    inner: Scheduler[Any]  # what is wrapped
+
+    def __post_init__(self) -> None:
+        """Check the field."""
+        if not isinstance(self.inner, Scheduler):
+            raise ConfigError(f"{type(self).__name__}: inner must be a scheduler, got {self.inner!r}")
+
+    @property
+    def revises(self) -> bool:
+        """As the inner one."""
+        return self.inner.revises
+
+    @property
+    def replan(self) -> Literal["block", "step"]:
+        """As the inner one."""
+        return self.inner.replan
+
+    @property
+    def fits(self) -> Literal["any", "lasting", "own"]:
+        """As the inner one."""
+        return self.inner.fits
+
+    def horizon(self, gen_length: int) -> int:
+        """As the inner one."""
+        return self.inner.horizon(gen_length)
+
+    def init(self, tokens: Tensor, open: Tensor) -> Any:
+        """The inner state. tokens int64 [B, L]; open bool [B, L], what is to be generated."""
+        return self.inner.init(tokens, open)
+
+    def plan(self, view: View, state: Any) -> tuple[Tensor, Any]:
+        """The inner block, bool [B, L]."""
+        return self.inner.plan(view, state)
+
+    def select(self, view: View, state: Any) -> tuple[Decision, Any]:
+        """What the inner one decides."""
+        return self.inner.select(view, state)
+
+
 def check_number(owner: object, name: str, low: float, high: float = float("inf"), *, whole: bool = False) -> None:
     """For `__post_init__`: raise ConfigError unless the field `name` of `owner` is a number from `low` to `high`.
 

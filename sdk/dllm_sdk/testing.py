@@ -24,7 +24,7 @@ from dllm_sdk.errors import ConfigError, DllmError, SchedulerError, SchedulerSta
 from dllm_sdk.model import CallableModel, bind, wrap
 from dllm_sdk.rules import hash_with, to_unit
 from dllm_sdk.sampling import Sampler
-from dllm_sdk.scheduler import Decision, Scheduler, View
+from dllm_sdk.scheduler import Decision, Scheduler, View, Wrapper
 
 PROPERTIES = {
     "runs": "raises no exception of its own",
@@ -243,28 +243,14 @@ def run_case(scheduler: Scheduler[Any], case: Case) -> list[list[Any]]:
     return histories
 
 
-class _Spy(Scheduler[Any]):
+@dataclass(frozen=True, repr=False)
+class _Spy(Wrapper):
     """Watches every call of another scheduler."""
 
-    def __init__(self, inner: Scheduler[Any], case: Case) -> None:
-        self.inner, self.case = inner, case
+    case: Case
 
     def __repr__(self) -> str:
         return repr(self.inner)
-
-    @property
-    def revises(self) -> bool:
-        return self.inner.revises
-
-    @property
-    def replan(self) -> Literal["block", "step"]:
-        return self.inner.replan
-
-    def horizon(self, gen_length: int) -> int:
-        return self.inner.horizon(gen_length)
-
-    def init(self, tokens: Tensor, open: Tensor) -> Any:
-        return self.inner.init(tokens, open)
 
     def plan(self, view: View, state: Any) -> tuple[Tensor, Any]:
         answer = self.watch("plan", self.inner.plan, view, state)
@@ -329,12 +315,11 @@ class _Spy(Scheduler[Any]):
             self.expect("stays inside", sound.all(), "select writes the mask or an id outside the vocabulary")
 
 
+@dataclass(frozen=True, repr=False)
 class _Asked(_Spy):
     """Notes what each method was asked first."""
 
-    def __init__(self, inner: Scheduler[Any], case: Case) -> None:
-        super().__init__(inner, case)
-        self.first: dict[str, tuple[View, Any]] = {}
+    first: dict[str, tuple[View, Any]] = field(default_factory=dict)
 
     def watch(self, method: str, call: Callable[..., Any], view: View, state: Any) -> Any:
         self.first.setdefault(method, map_tensors(torch.clone, (view, state)))

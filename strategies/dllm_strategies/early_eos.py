@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from dllm_sdk import Decision, EosIds, Scheduler, View
+from dllm_sdk import Decision, EosIds, Scheduler, View, Wrapper
 from dllm_sdk.rules import one_of
 from dllm_strategies.threshold import Threshold
 
 
 @dataclass(frozen=True)
-class EarlyEOS(Scheduler[Any]):
+class EarlyEOS(Wrapper):
     """Another scheduler; every mask of the block that lies behind a committed EOS becomes EOS at once.
 
     That saves the passes which would be spent on positions nobody reads, and changes the text before them a little: the
@@ -24,25 +24,6 @@ class EarlyEOS(Scheduler[Any]):
 
     inner: Scheduler[Any] = field(default_factory=Threshold)
     eos: EosIds = ()
-
-    @property
-    def revises(self) -> bool:
-        """As the inner one."""
-        return self.inner.revises
-
-    @property
-    def replan(self) -> Literal["block", "step"]:
-        """As the inner one."""
-        return self.inner.replan
-
-    @property
-    def fits(self) -> Literal["any", "lasting", "own"]:
-        """As the inner one."""
-        return self.inner.fits
-
-    def horizon(self, gen_length: int) -> int:
-        """As the inner one."""
-        return self.inner.horizon(gen_length)
 
     def init(self, tokens: Tensor, open: Tensor) -> Any:
         """The inner state, and what is generated: an EOS in the prompt ends nothing."""

@@ -9,9 +9,8 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 
-from dllm_sdk import Scheduler, View, decode, load_scheduler, registry
+from dllm_sdk import ConfigError, View, Wrapper, decode, generate, load_scheduler, registry
 from dllm_sdk.model import bind
 from dllm_sdk.testing import ToyModel, check_scheduler
 from dllm_strategies import Dream, FirstAlone
@@ -53,6 +52,20 @@ def test_a_wrapped_scheduler_keeps_the_protocol() -> None:
     check_scheduler(FirstAlone(Dream(5, "maskgit_plus", 6)), examples=8)
 
 
+@pytest.mark.parametrize("spec", ["adablock", "dsb", "klass:block=6,steps=4", "p2"])
+def test_a_wrapper_that_changes_nothing_changes_nothing(spec: str) -> None:
+    model, prompts, inner = ToyModel(5).build(), [[1, 2], [3]], load_scheduler(spec)
+    alone, wrapped = (generate(model, prompts, one, gen_length=[40, 36], trace=True) for one in (inner, Wrapper(inner)))
+    assert alone.trace and wrapped.trace
+    assert all(mine.diff(other) is None for mine, other in zip(wrapped.trace, alone.trace, strict=True))
+    assert Wrapper(inner).fits == inner.fits
+
+
+def test_a_wrapper_of_no_scheduler_is_refused() -> None:
+    with pytest.raises(ConfigError, match="FirstAlone: inner must be a scheduler, got 'dream'"):
+        FirstAlone("dream")  # type: ignore[arg-type]
+
+
 def test_every_setting_of_the_benchmark_page_loads() -> None:
     script = runpy.run_path(str(Path(__file__).parents[2] / "docs" / "benchmarks" / "strategies.py"))
     specs = script["specs"]()
@@ -66,20 +79,10 @@ def test_the_fields_are_of_registered_schedulers() -> None:
 
 
 @dataclass(frozen=True)
-class Recorder(Scheduler[Any]):
+class Recorder(Wrapper):
     """Another scheduler, and what it was asked."""
 
-    inner: Scheduler[Any]
     asked: list[tuple[str, View, Any]] = field(default_factory=list)
-
-    revises = property(lambda self: self.inner.revises)
-    replan = property(lambda self: self.inner.replan)
-
-    def horizon(self, gen_length: int) -> int:
-        return self.inner.horizon(gen_length)
-
-    def init(self, tokens: Tensor, open: Tensor) -> Any:
-        return self.inner.init(tokens, open)
 
     def plan(self, view: View, state: Any) -> Any:
         self.asked.append(("plan", view, state))

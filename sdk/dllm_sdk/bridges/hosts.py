@@ -17,7 +17,7 @@ from dllm_sdk.bridges.block import Asked, Stepped, bound, open_block, step
 from dllm_sdk.errors import ConfigError
 from dllm_sdk.registry import load_scheduler
 from dllm_sdk.rules import hash_with, to_unit
-from dllm_sdk.scheduler import Decision, Scheduler, View
+from dllm_sdk.scheduler import Decision, Scheduler, View, Wrapper
 
 _VOCABULARY, _MASK = 16, 15
 _ANSWER = 65  # blocks in an answer: no usual block length takes it all
@@ -141,18 +141,10 @@ def _logits(tokens: Tensor, seeds: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class _Watched(Scheduler[Any]):
+class _Watched(Wrapper):
     """Another scheduler, and what it reads of a view."""
 
-    inner: Scheduler[Any]
     read: set[str] = field(default_factory=set)
-
-    @property
-    def revises(self) -> bool:
-        return self.inner.revises
-
-    def init(self, tokens: Tensor, open: Tensor) -> Any:
-        return self.inner.init(tokens, open)
 
     def plan(self, view: View, state: Any) -> tuple[Tensor, Any]:
         block, moved = self.inner.plan(self._watch(view), state)
