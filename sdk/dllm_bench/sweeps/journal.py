@@ -12,7 +12,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from dllm_bench.journal import Journal
 from dllm_bench.reading import lines_of, make
@@ -91,17 +91,17 @@ class SweepJournal(Journal):
         self.path = path = Path(folder) / NAME
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = open(path, "a+b", buffering=0)  # noqa: SIM115  closed by __exit__
+            self._file = file = open(path, "a+b", buffering=0)  # noqa: SIM115  closed by __exit__
         except FileExistsError:
             raise ConfigError(f"output {folder} must be a folder, but there is a file of that name") from None
         except OSError as error:
             raise ConfigError(f"output {folder} cannot be written: {error.strerror}") from None
         try:
-            self._lock()
-            self._mend()
+            self._lock(file)
+            self._mend(file)
             self.kept = read(path) if self._size else Kept()
         except BaseException:
-            self._file.close()
+            file.close()
             raise
         self._results = sum(len(entry["outcomes"]) for _, entry in self.kept.done.values())
 
@@ -126,19 +126,18 @@ class SweepJournal(Journal):
             self._write([{"kind": "done", "key": key, **reply}])
             self._results += len(reply["outcomes"])
 
-    def _lock(self) -> None:
-        if fcntl is not None and self._file is not None:
+    def _lock(self, file: IO[bytes]) -> None:
+        if fcntl is not None:
             try:
-                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the system lets go of it if we are killed
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the system lets go of it if we are killed
             except OSError:
                 raise ConfigError(f"another sweep is writing {self.path}: wait, or give another folder") from None
 
-    def _mend(self) -> None:
+    def _mend(self, file: IO[bytes]) -> None:
         """Cut off a last line without its end: what is added would be glued to it."""
-        assert self._file is not None
-        self._file.seek(0)
-        self._size = self._file.read().rfind(b"\n") + 1
-        self._file.truncate(self._size)
+        file.seek(0)
+        self._size = file.read().rfind(b"\n") + 1
+        file.truncate(self._size)
 
     def _compare(self, settings: Mapping[str, Any]) -> None:
         before = self.kept.head["settings"]
