@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -147,60 +147,55 @@ def band(watch: Mapping[str, Any]) -> str:
     )
 
 
-def write(rows: Rows, watches: Mapping[int, Mapping[str, Any]], *, weights: Mapping[str, str], limit: int) -> str:
-    """The page as markdown."""
-    pairs: dict[str, tuple[str, str]] = {}
-    for block in (8, 16, 32):
-        pairs[f"adablock .3 - threshold, block {block}"] = (adablock(block, 0.3), fixed(block))
-    pairs["confidence-adaptive .7 - threshold, block 32"] = (adaptive(0.7), fixed(32))
-    sections: list[tuple[str, str, Callable[[], list[str]]]] = [
+Section = tuple[str, str, list[str]]  # title, what stands before the table, the table
+
+
+def policies(rows: Rows) -> list[Section]:
+    """What each dial does: the threshold, the block length, AdaBlock's delimiter threshold, confidence."""
+    thresholds = {"1.01 (one token)": ONE_TOKEN} | {f"{t:g}": fixed(32, t) for t in THRESHOLDS}
+    delimiters = {f"block {b}, {share:g}": adablock(b, share) for b in (8, 16, 32) for share in DELIMITER}
+    return [
         (
             "Threshold",
             "Blocks of 32; every position at or above the threshold commits, and always the surest. The first row is "
             "one token per step.",
-            lambda: table(
-                rows, {"1.01 (one token)": ONE_TOKEN} | {f"{t:g}": fixed(32, t) for t in THRESHOLDS}, ONE_TOKEN
-            ),
+            table(rows, thresholds, ONE_TOKEN),
         ),
-        (
-            "Block length",
-            "Threshold 0.9 in equal blocks.",
-            lambda: table(rows, {f"{b}": fixed(b) for b in BLOCKS}, BASE),
-        ),
+        ("Block length", "Threshold 0.9 in equal blocks.", table(rows, {f"{b}": fixed(b) for b in BLOCKS}, BASE)),
         (
             "AdaBlock: delimiter threshold",
             "Threshold 0.9; the block ends at a sure line break, else after the given number of positions. Differences "
             "are to threshold decoding with blocks of 32.",
-            lambda: table(
-                rows,
-                {f"block {b}, {share:g}": adablock(b, share) for b in (8, 16, 32) for share in DELIMITER},
-                BASE,
-            ),
+            table(rows, delimiters, BASE),
         ),
         (
             "Confidence-adaptive blocks",
             "Blocks of 4 to 32 positions, as long as the run of drafts at or above the threshold; commits at 0.9.",
-            lambda: table(rows, {f"{t:g}": adaptive(t) for t in CONFIDENCE}, BASE),
+            table(rows, {f"{t:g}": adaptive(t) for t in CONFIDENCE}, BASE),
         ),
+    ]
+
+
+def where(rows: Rows) -> list[Section]:
+    """On which tasks an adaptive block helps."""
+    pairs = {f"adablock .3 - threshold, block {block}": (adablock(block, 0.3), fixed(block)) for block in (8, 16, 32)}
+    pairs["confidence-adaptive .7 - threshold, block 32"] = (adaptive(0.7), fixed(32))
+    specs = {"one token per step": ONE_TOKEN, **{f"threshold, block {block}": fixed(block) for block in BLOCKS}}
+    specs |= {"adablock .3, block 16": adablock(16, 0.3), "confidence-adaptive .7": adaptive(0.7)}
+    return [
         (
             "Where an adaptive block helps",
             "Strict accuracy minus that of threshold decoding in fixed blocks of the same length, in points; `*`: "
             "McNemar's p is below 0.05 (not corrected for the number of comparisons).",
-            lambda: by_task(rows, pairs),
+            by_task(rows, pairs),
         ),
-        (
-            "Task by task",
-            "",
-            lambda: passes_by_task(
-                rows,
-                {
-                    "one token per step": ONE_TOKEN,
-                    **{f"threshold, block {b}": fixed(b) for b in BLOCKS},
-                    "adablock .3, block 16": adablock(16, 0.3),
-                    "confidence-adaptive .7": adaptive(0.7),
-                },
-            ),
-        ),
+        ("Task by task", "", passes_by_task(rows, specs)),
+    ]
+
+
+def mechanism(rows: Rows, watches: Mapping[int, Mapping[str, Any]]) -> list[Section]:
+    """Late and premature commits, the cache that is exact for any block, the volatility band."""
+    return [
         (
             "Late and premature commits",
             "Threshold 0.9 in equal blocks, 200 prompts, the whole canvas looked at before every step. *Late*: a "
@@ -208,7 +203,7 @@ def write(rows: Rows, watches: Mapping[int, Mapping[str, Any]], *, weights: Mapp
             "below the threshold, as the surest of its block. Shares of the tokens up to EOS. The terms are the "
             "AdaBlock paper's (arXiv:2509.26432), which reports 9.8 % late and 7.7 % premature for LLaDA-8B on GSM8K "
             "at block 32; its denominators were not available, so the levels need not compare.",
-            lambda: rates(watches),
+            rates(watches),
         ),
         (
             "A cache that is exact for any block",
@@ -216,9 +211,19 @@ def write(rows: Rows, watches: Mapping[int, Mapping[str, Any]], *, weights: Mapp
             "partitions, from `tiny`'s weights on. So finished blocks never change and a cache of their keys is exact, "
             "whatever blocks a scheduler chooses: with it and without it the tokens are the same. *fed*: positions "
             "computed per prompt.",
-            lambda: caches(rows),
+            caches(rows),
+        ),
+        (
+            "The volatility band",
+            "Confidence over the positions behind the first mask, threshold 0.9, blocks of 32: the median, and the "
+            "band from the 10 % to the 90 % quantile over the prompts.",
+            ["![confidence behind the first mask](study-band.svg)", ""],
         ),
     ]
+
+
+def write(rows: Rows, watches: Mapping[int, Mapping[str, Any]], *, weights: Mapping[str, str], limit: int) -> str:
+    """The page as markdown."""
     models = ", ".join(f"`{digest}` of `{name}`" for name, digest in weights.items())
     text = [
         "# Block policies on the shipped models",
@@ -234,15 +239,6 @@ def write(rows: Rows, watches: Mapping[int, Mapping[str, Any]], *, weights: Mapp
         FINDINGS.strip(),
         "",
     ]
-    for title, intro, body in sections:
-        text += [f"## {title}", "", *([intro, ""] if intro else []), *body()]
-    text += [
-        "## The volatility band",
-        "",
-        "Confidence over the positions behind the first mask, threshold 0.9, blocks of 32: the median, and the band "
-        "from the 10 % to the 90 % quantile over the prompts.",
-        "",
-        "![confidence behind the first mask](study-band.svg)",
-        "",
-    ]
+    for title, intro, lines in [*policies(rows), *where(rows), *mechanism(rows, watches)]:
+        text += [f"## {title}", "", *([intro, ""] if intro else []), *lines]
     return "\n".join(text)
