@@ -5,8 +5,6 @@ The harness owns tasks, prompts, filters and metrics; forward passes are added t
 
 from __future__ import annotations
 
-import csv as csv_module
-import io
 import json
 from collections.abc import Mapping, Sequence
 from contextlib import chdir
@@ -17,7 +15,7 @@ from typing import Any
 
 from dllm_bench.calibration.scheduler_file import warn_elsewhere
 from dllm_bench.inputs import check_whole
-from dllm_bench.render import Style, grid, pipe_table, wrap
+from dllm_bench.render import Style, csv_lines, grid, json_lines, pipe_table, wrap
 from dllm_bench.results import Format
 from dllm_sdk import Cache, ConfigError, DllmError, Model, Scheduler
 
@@ -82,14 +80,10 @@ class Evaluation:
         return "\n".join([f"{self._title}\n", *pipe_table(["task", *_TITLES], rows), "", *self.notes, _MEANING])
 
     def _jsonl(self) -> str:
-        return "\n".join(json.dumps(asdict(one), ensure_ascii=False) for one in self.rows)
+        return json_lines(asdict(one) for one in self.rows)
 
     def _csv(self) -> str:
-        out = io.StringIO()
-        writer = csv_module.DictWriter(out, [*asdict(self.rows[0])], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(asdict(one) for one in self.rows)
-        return out.getvalue().rstrip("\n")
+        return csv_lines([asdict(one) for one in self.rows])
 
 
 def _cells(one: Metric) -> list[str]:

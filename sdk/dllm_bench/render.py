@@ -7,7 +7,7 @@ import io
 import json as json_module
 import re
 import textwrap
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, fields
 from typing import Any
 
@@ -227,15 +227,32 @@ def json(comparison: Comparison) -> str:
 
 def jsonl(comparison: Comparison) -> str:
     """One pooled row per line."""
-    return "\n".join(json_module.dumps(asdict(row), ensure_ascii=False) for row in comparison.rows)
+    return json_lines(asdict(row) for row in comparison.rows)
 
 
 def csv(comparison: Comparison) -> str:
     """One pooled row per line; the scheduler's fields as JSON in one cell."""
+    names = [item.name for item in fields(Row)]  # they stand there even if a sweep has no row
+    return csv_lines([asdict(row) for row in comparison.rows], names)
+
+
+def json_lines(rows: Iterable[Mapping[str, Any]]) -> str:
+    """A JSON object per row and line."""
+    return "\n".join(json_module.dumps(row, ensure_ascii=False) for row in rows)
+
+
+def csv_lines(rows: Sequence[Mapping[str, Any]], names: Sequence[str] = ()) -> str:
+    """A head and a line per row; columns: `names`, then all that a row has, as they appear.
+
+    A dict or list is JSON in one cell; what a row does not have is empty.
+    """
+    columns = dict.fromkeys([*names, *(name for row in rows for name in row)])
     out = io.StringIO()
-    writer = csv_module.DictWriter(out, [item.name for item in fields(Row)], lineterminator="\n")
+    writer = csv_module.DictWriter(out, list(columns), lineterminator="\n")
     writer.writeheader()
-    for row in comparison.rows:
-        cells: Mapping[str, Any] = asdict(row)
-        writer.writerow({**cells, "fields": json_module.dumps(cells["fields"], ensure_ascii=False)})
+    writer.writerows({name: _csv_cell(value) for name, value in row.items()} for row in rows)
     return out.getvalue().rstrip("\n")
+
+
+def _csv_cell(value: Any) -> Any:
+    return json_module.dumps(value, ensure_ascii=False) if isinstance(value, dict | list) else value

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import csv as csv_module
-import io
 import json as json_module
 from typing import Any
 
 from dllm_bench.regression import Change, Diff
-from dllm_bench.render import Style, code, grid, percent, pipe_table, wrap
+from dllm_bench.render import Style, code, csv_lines, grid, json_lines, percent, pipe_table, wrap
 
 _TITLES = ["n", "accuracy A", "B", "B - A [95 %]", "NFE A", "B", "B - A [95 %]"]
 _MEANING = (
@@ -74,19 +72,12 @@ def json(diff: Diff) -> str:
 
 def jsonl(diff: Diff) -> str:
     """One row per line."""
-    return "\n".join(json_module.dumps(_flat(change), ensure_ascii=False) for change in diff.changes)
+    return json_lines(map(_flat, diff.changes))
 
 
 def csv(diff: Diff) -> str:
     """One row per line; the scheduler's fields and what is worse as JSON in one cell."""
-    out = io.StringIO()
-    rows = [_flat(change) for change in diff.changes]
-    writer = csv_module.DictWriter(out, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    for row in rows:
-        cells = {name: json_module.dumps(row[name], ensure_ascii=False) for name in ("fields", "worse")}
-        writer.writerow({**row, **cells})
-    return out.getvalue().rstrip("\n")
+    return csv_lines([_flat(change) for change in diff.changes])
 
 
 def _flat(change: Change) -> dict[str, Any]:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import csv as csv_module
-import io
 import json as json_module
 from dataclasses import asdict
 from typing import Any
 
 from dllm_bench.calibration.found import Calibration, Score, Setting
-from dllm_bench.render import Style, grid, percent, pipe_table, wrap
+from dllm_bench.render import Style, csv_lines, grid, json_lines, percent, pipe_table, wrap
 
 _SURE = (0.5, 0.7, 0.9, 0.95, 0.99)  # confidences whose worth is told
 
@@ -158,22 +156,16 @@ def json(found: Calibration) -> str:
 
 def jsonl(found: Calibration) -> str:
     """A setting per line."""
-    return "\n".join(json_module.dumps(asdict(one), ensure_ascii=False) for one in found.settings)
+    return json_lines(asdict(one) for one in found.settings)
 
 
 def csv(found: Calibration) -> str:
     """A setting per line; its fields as JSON in one cell."""
-    out = io.StringIO()
-    rows = [_flat(one) for one in found.settings]
-    writer = csv_module.DictWriter(out, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return out.getvalue().rstrip("\n")
+    return csv_lines([_flat(one) for one in found.settings])
 
 
 def _flat(one: Setting) -> dict[str, Any]:
-    row: dict[str, Any] = {"name": one.name, "role": one.role, "front": one.front}
-    row["fields"] = json_module.dumps(dict(one.fields), ensure_ascii=False)
+    row: dict[str, Any] = {"name": one.name, "role": one.role, "front": one.front, "fields": dict(one.fields)}
     for half in ("calibration", "validation"):
         score = getattr(one, half)
         row |= {f"{half}_{key}": getattr(score, key, "") for key in ("n", "accuracy", "loss", "nfe")}

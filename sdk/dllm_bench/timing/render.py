@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import csv as csv_module
-import io
 import json as json_module
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, NamedTuple, TypeAlias
 
-from dllm_bench.render import grid, pipe_table, wrap
+from dllm_bench.render import csv_lines, grid, json_lines, pipe_table, wrap
 from dllm_bench.timing.clocks import Spread
 from dllm_bench.timing.results import Race, Rate, Speed, StepCost
 
@@ -166,18 +164,12 @@ def json(speed: Speed) -> str:
 
 def jsonl(speed: Speed) -> str:
     """One measurement per line; `table` says of what kind."""
-    return "\n".join(json_module.dumps(one, ensure_ascii=False) for one in _records(speed))
+    return json_lines(_records(speed))
 
 
 def csv(speed: Speed) -> str:
     """One measurement per line; what a kind of measurement does not have is empty."""
-    rows = [dict(_flat(one)) for one in _records(speed)]
-    names = list(dict.fromkeys(name for row in rows for name in row))
-    out = io.StringIO()
-    writer = csv_module.DictWriter(out, names, restval="", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return out.getvalue().rstrip("\n")
+    return csv_lines([dict(_flat(one)) for one in _records(speed)])
 
 
 def _records(speed: Speed) -> list[dict[str, Any]]:
