@@ -10,7 +10,7 @@ from dllm_reference_model.calibration import BINS, Bin, _bins, expected_error, m
 from dllm_reference_model.charts import curves, diagrams
 from dllm_reference_model.data import Mix
 from dllm_reference_model.load import tiny
-from dllm_reference_model.train import Recipe
+from dllm_reference_model.trainer import Recipe
 
 
 @pytest.mark.parametrize("overstated", [0.0, 0.1, 0.25])

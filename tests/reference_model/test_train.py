@@ -22,7 +22,8 @@ from dllm_reference_model.model import Transformer
 from dllm_reference_model.muon import Muon, orthogonal
 from dllm_reference_model.peers import Peers
 from dllm_reference_model.tokenizer import Tokenizer
-from dllm_reference_model.train import DRY, MODEL, STATE, Trainer, main, new_model, objective, train
+from dllm_reference_model.train import MODEL, STATE, main, train
+from dllm_reference_model.trainer import DRY, Trainer, new_model, objective
 
 TOKENIZER = Tokenizer.load(WEIGHTS / "tokenizer.json")
 MIX = Mix({"expr": 1.0, "story": 1.0})
