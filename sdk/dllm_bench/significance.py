@@ -58,14 +58,19 @@ def bootstrap(
     """
     rng, n, normal = np.random.default_rng(seed), len(values), NormalDist()
     chunk = max(1, _AT_ONCE // n)
-    found = [
-        statistic(values[rng.integers(n, size=(min(chunk, resamples - start), n))].mean(axis=1))
-        for start in range(0, resamples, chunk)
-    ]
+    found = [statistic(_drawn(values, min(chunk, resamples - start), rng)) for start in range(0, resamples, chunk)]
     z, freedom = normal.inv_cdf((1 + confidence) / 2), max(1, n - 1)
     tail = normal.cdf(-(z + (z**3 + z) / (4 * freedom)) * sqrt(n / freedom))
     low, high = np.quantile(np.concatenate(found), [tail, 1 - tail])
     return float(low), float(high)
+
+
+def _drawn(values: Floats, resamples: int, rng: np.random.Generator) -> Floats:
+    """Means [resamples, k] of n lines drawn with replacement: how often each was drawn, times its values."""
+    n = len(values)
+    which = rng.integers(n, size=(resamples, n)) + n * np.arange(resamples)[:, None]
+    times = np.bincount(which.ravel(), minlength=resamples * n).reshape(resamples, n)
+    return np.asarray(times.astype(float) @ values / n)
 
 
 def mcnemar(only_first: int, only_second: int) -> float:
