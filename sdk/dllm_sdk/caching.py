@@ -131,6 +131,11 @@ def lanes(mask: Tensor, width: int) -> Tensor:
     return torch.where(mask, positions, mask.shape[1]).sort(1).values[:, :width]
 
 
+def placed(canvas: Tensor, window: Tensor, values: Tensor) -> Tensor:
+    """The canvas [B, L] with what lanes hold, [B, W], at their positions, int64 [B, W]; padding lanes write nothing."""
+    return _pad(canvas, 0).scatter(1, window, values)[:, :-1]
+
+
 def compute(model: Model, work: Feed, width: int, store: Store | None, *, all_visible: bool) -> Tensor:
     """One forward pass: the hidden states that predict the window, [B, W, D].
 

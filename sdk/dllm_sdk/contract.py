@@ -53,7 +53,7 @@ def merge_state(scheduler: Scheduler[Any], name: str, old: Any, new: Any, who: T
     check_tensor(scheduler, name, new, old)
     merged = new if who is None else torch.where(who.view(-1, *[1] * (old.dim() - 1)), new, old)
     # Compiled code is made for strides too, and `contiguous` leaves those of a single row as they are.
-    return merged.clone(memory_format=torch.contiguous_format)
+    return merged if merged.stride() == old.stride() else merged.clone(memory_format=torch.contiguous_format)
 
 
 def map_tensors(function: Callable[[Tensor], Tensor], tree: Any) -> Any:

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from dllm_sdk.caching import Cache, NoCache, Positions
+from dllm_sdk.caching import Cache, NoCache, Positions, placed
 from dllm_sdk.contract import Applied, allowed, check_pair, check_tensor, merge_state
 from dllm_sdk.rows import EMPTY_BLOCK, NO_EOS, NO_PROGRESS, NOT_FINITE, Rows, columns
 from dllm_sdk.rules import first, one_of
@@ -115,14 +115,11 @@ class Decider:
 
     def draft(self, rows: Rows, logits: Tensor, window: Tensor) -> tuple[Seen, Tensor]:
         """What the window shows, at its canvas positions, and whose logits are finite, bool [B]."""
-        length = rows.tokens.shape[1]
         key = row_key(rows.seed, rows.tokens, rows.length, rows.nfe)
         drafts = self.sampler(logits, key, rows.tokens, window, self.mask_id)
-        extra = torch.zeros_like(rows.tokens[:, :1])  # a column that takes the padding lanes
-        draft = torch.cat([rows.tokens, extra], 1).scatter(1, window, drafts.draft)[:, :length]
-        confidence = torch.zeros_like(draft[:, :1], dtype=torch.float32).expand(-1, length + 1)
-        confidence = confidence.scatter(1, window, drafts.confidence)[:, :length]
-        finite = ~(drafts.confidence.isnan() & (window < length)).any(1)
+        draft = placed(rows.tokens, window, drafts.draft)
+        confidence = placed(torch.zeros_like(draft, dtype=torch.float32), window, drafts.confidence)
+        finite = ~(drafts.confidence.isnan() & (window < rows.tokens.shape[1])).any(1)
         return Seen(draft, confidence, drafts.logits, window, key), finite
 
     def count(self, rows: Rows, finite: Tensor) -> Rows:

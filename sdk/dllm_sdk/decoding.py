@@ -24,7 +24,7 @@ from dllm_sdk.deciding import Decided, Decider
 from dllm_sdk.errors import ConfigError, ModelError, SchedulerError
 from dllm_sdk.execution import Backend, Runner, check_backend, runner
 from dllm_sdk.model import Model, Store, bind
-from dllm_sdk.rows import Rows, Table, columns, first_rows, read, take, trouble
+from dllm_sdk.rows import MAX_IDLE, Rows, Table, columns, first_rows, read, take, trouble
 from dllm_sdk.sampling import Sampler
 from dllm_sdk.scheduler import Scheduler, View, check_number
 
@@ -60,7 +60,7 @@ def decode(
     sampler: Sampler = Sampler(),  # noqa: B008  frozen
     seed: int = 0,
     stop_at_eos: bool = True,
-    max_idle: int = 32,
+    max_idle: int = MAX_IDLE,
     guidance: float = 0.0,
     backend: Backend = "eager",
 ) -> Iterator[Step]:

@@ -17,6 +17,7 @@ from dllm_sdk.decoding import Options, Step, run
 from dllm_sdk.execution import Backend
 from dllm_sdk.model import Model
 from dllm_sdk.registry import describe
+from dllm_sdk.rows import MAX_IDLE
 from dllm_sdk.sampling import Sampler
 from dllm_sdk.scheduler import Scheduler
 from dllm_sdk.trace import Recorder, Trace
@@ -50,7 +51,7 @@ def generate(
     sampler: Sampler = Sampler(),  # noqa: B008  frozen
     seed: int = 0,
     stop_at_eos: bool = True,
-    max_idle: int = 32,
+    max_idle: int = MAX_IDLE,
     guidance: float = 0.0,
     backend: Backend = "eager",
     trace: bool = False,

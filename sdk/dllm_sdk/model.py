@@ -114,20 +114,13 @@ class CallableModel:
         logits: Tensor | None = None
         for length in sorted(set(lengths)):
             group = torch.tensor([row for row in range(rows) if lengths[row] == length], device=tokens.device)
-            part = self._call(tokens[group, :length])
+            given = tokens[group, :length]
+            part = checked_logits("the wrapped callable", self.function(given), given, self.vocab_size)
             if logits is None:
                 logits = part.new_zeros(rows, width, self.vocab_size)
             logits[group, :length] = part
         if logits is None:
             raise ModelError("the model was called with an empty batch")
-        return logits
-
-    def _call(self, tokens: Tensor) -> Tensor:
-        logits = self.function(tokens)
-        expected = (*tokens.shape, self.vocab_size)
-        if not isinstance(logits, Tensor) or tuple(logits.shape) != expected:
-            got = f"shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else type(logits).__name__
-            raise ModelError(f"the wrapped callable must return logits of shape {expected} for these tokens, got {got}")
         return logits
 
     def head(self, hidden: Tensor) -> Tensor:
@@ -137,6 +130,15 @@ class CallableModel:
     def new_store(self, rows: int, length: int) -> Any:
         """A callable has no keys to store."""
         raise ConfigError("a wrapped callable has no keys and values to cache: use cache=NoCache()")
+
+
+def checked_logits(who: str, found: object, tokens: Tensor, vocab_size: int) -> Tensor:
+    """What `who` returned for tokens int64 [B, Q], if it is logits [B, Q, V]. Raises ModelError."""
+    expected = (*tokens.shape, vocab_size)
+    if not isinstance(found, Tensor) or tuple(found.shape) != expected:
+        got = f"shape {tuple(found.shape)}" if isinstance(found, Tensor) else type(found).__name__
+        raise ModelError(f"{who} must return logits of shape {expected}, got {got}")
+    return found
 
 
 def wrap(

@@ -76,11 +76,17 @@ def one_of(tokens: Tensor, ids: str | tuple[int | str, ...]) -> Tensor:
     if any(isinstance(item, str) for item in ids):
         raise ConfigError(f"{ids!r} holds text, which only a model with a tokenizer resolves: give token ids")
     if len(ids) > 16:
-        return torch.isin(tokens, torch.tensor(ids, dtype=torch.int64, device=tokens.device))
+        return torch.isin(tokens, _constant(ids, tokens.device))
     found = torch.zeros_like(tokens, dtype=torch.bool)
     for item in ids:  # a few comparisons cost less than a tensor that is made on the host and copied to the device
         found = found | (tokens == item)
     return found
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def _constant(ids: tuple[int, ...], device: torch.device) -> Tensor:
+    """The ids on the device: copied there at every call, but once where the caller is compiled, or captured then."""
+    return torch.tensor(ids, dtype=torch.int64, device=device)
 
 
 def margin(view: View) -> Tensor:

@@ -14,14 +14,14 @@ from typing import Any, NamedTuple, TypeVar, cast
 import torch
 from torch import Tensor
 
-from dllm_sdk.caching import lanes
+from dllm_sdk.caching import lanes, placed
 from dllm_sdk.contract import Applied, allowed, check_pair, check_state, map_tensors, merge_state
 from dllm_sdk.model import Model, bind
+from dllm_sdk.rows import MAX_IDLE
 from dllm_sdk.rules import top_k
 from dllm_sdk.sampling import Sampler, row_key
 from dllm_sdk.scheduler import Scheduler, View
 
-MAX_IDLE = 32  # steps that a scheduler which revises may take without fewer masks, as in `decode`
 S = TypeVar("S", bound=Scheduler[Any])
 
 
@@ -106,13 +106,10 @@ def _look(asked: Asked, block: Block, tokens: Tensor, logits: Tensor) -> View:
     rows = torch.zeros_like(block.step)
     key = row_key(rows + asked.seed, tokens, rows + size, block.step)
     drafts = asked.sampler(logits.gather(1, near), key, tokens, window, asked.mask_id)
-    extra = torch.zeros_like(tokens[:, :1])  # a column that takes the padding lanes
-    draft = torch.cat([tokens, extra], 1).scatter(1, window, drafts.draft)[:, :size]
-    confidence = torch.cat([torch.zeros_like(tokens), extra], 1).float().scatter(1, window, drafts.confidence)
+    draft = placed(tokens, window, drafts.draft)
+    confidence = placed(torch.zeros_like(tokens, dtype=torch.float32), window, drafts.confidence)
     masks = (~block.given).sum(1)
-    return View(
-        tokens.clone(), open, committed, draft, confidence[:, :size], block.step, masks, key, drafts.logits, window
-    )
+    return View(tokens.clone(), open, committed, draft, confidence, block.step, masks, key, drafts.logits, window)
 
 
 def _planned(scheduler: Scheduler[Any], block: Block, view: View) -> Any:

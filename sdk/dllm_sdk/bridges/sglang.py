@@ -13,9 +13,10 @@ from typing import Any
 
 from torch import Tensor
 
-from dllm_sdk.bridges.block import MAX_IDLE, Asked, Block, join, open_block, split, step
+from dllm_sdk.bridges.block import Asked, Block, join, open_block, split, step
 from dllm_sdk.bridges.hosts import asked_of, listed
 from dllm_sdk.errors import ConfigError
+from dllm_sdk.rows import MAX_IDLE
 
 try:
     from sglang.srt.dllm import algorithm

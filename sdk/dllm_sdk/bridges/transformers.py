@@ -20,8 +20,9 @@ import torch
 from torch import Tensor
 
 from dllm_sdk.decoding import Step
-from dllm_sdk.errors import ConfigError, ModelError
+from dllm_sdk.errors import ConfigError
 from dllm_sdk.generation import generate
+from dllm_sdk.model import checked_logits
 from dllm_sdk.sampling import Sampler
 from dllm_sdk.scheduler import Scheduler
 
@@ -69,12 +70,8 @@ class HFModel:
         """The module's logits [B, Q, V]. Rows start at column 0, so its own positions are right; dead ones masked."""
         seen = torch.ones_like(tokens) if key_mask is None else key_mask[:, 0].long()
         output = self.module(input_ids=tokens, attention_mask=seen)
-        logits = output if isinstance(output, Tensor) else getattr(output, "logits", None)
-        expected = (*tokens.shape, self.vocab_size)
-        if not isinstance(logits, Tensor) or tuple(logits.shape) != expected:
-            got = f"shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else type(output).__name__
-            raise ModelError(f"{type(self.module).__name__} must return logits of shape {expected}, got {got}")
-        return logits
+        logits = getattr(output, "logits", output)
+        return checked_logits(type(self.module).__name__, logits, tokens, self.vocab_size)
 
     def head(self, hidden: Tensor) -> Tensor:
         """The module already gave logits."""
