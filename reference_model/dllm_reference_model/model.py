@@ -121,6 +121,11 @@ class Turn(NamedTuple):
         return torch.addcmul(exact * self.cos, swapped, self.sin).to(heads.dtype)
 
 
+def pick(x: Tensor, lanes: Tensor | None) -> Tensor:
+    """[B, Q, ...] at some lanes, int64 [B, W] -> [B, W, ...]; None: all of them."""
+    return x if lanes is None else x[torch.arange(len(x), device=x.device)[:, None], lanes]
+
+
 def turn_by(positions: Tensor, config: Config, dtype: torch.dtype) -> Turn:
     """The rotation of positions int64 [B, Q]; once per forward pass."""
     # At least float32: in bfloat16 the angles of far positions would collapse.
@@ -129,6 +134,13 @@ def turn_by(positions: Tensor, config: Config, dtype: torch.dtype) -> Turn:
     angles = positions[..., None, None].to(exact) * config.rope_base**-pair  # [B, Q, 1, E / 2]
     cos, sin = angles.cos(), angles.sin()
     return Turn(torch.cat((cos, cos), dim=-1), torch.cat((-sin, sin), dim=-1))
+
+
+class Asked(NamedTuple):
+    """The lanes whose result is wanted of a layer, and what they see. The keys and values are those of every lane."""
+
+    lanes: Tensor | None  # int64 [B, W]; None: all of them
+    mask: Tensor | None  # bool [B, 1, W (once per query head of a group) or 1, S]; None: every key
 
 
 class Attention(nn.Module):
@@ -150,21 +162,20 @@ class Attention(nn.Module):
             self.key_norm = nn.RMSNorm(config.head_width, config.norm_eps)
         self.qk_norm = config.qk_norm
 
-    def forward(self, x: Tensor, turn: Turn, slots: Slots | None, mask: Tensor | None) -> Tensor:
-        """[B, Q, D] -> [B, Q, D]; mask: bool [B, 1, Q (once per query head of a group) or 1, S]."""
-        query, key, value = (
-            project(x).unflatten(-1, (-1, self.head_width)) for project in (self.query, self.key, self.value)
-        )
+    def forward(self, x: Tensor, turn: Turn, slots: Slots | None, asked: Asked) -> Tensor:
+        """[B, Q, D] -> [B, W, D]."""
+        inputs = ((self.query, pick(x, asked.lanes)), (self.key, x), (self.value, x))
+        query, key, value = (project(part).unflatten(-1, (-1, self.head_width)) for project, part in inputs)
         if self.qk_norm:
             query, key = self.query_norm(query), self.key_norm(key)
-        query, key = turn(query), turn(key)
+        query, key = Turn(*(pick(part, asked.lanes) for part in turn))(query), turn(key)
         if slots is not None:
             key, value = slots.write(key, value)
         query = query.transpose(1, 2)
         if self.group > 1:  # queries of one key head become lanes of it: no key is repeated, and every kernel can do it
             query = rearrange(query, "b (g n) q e -> b g (n q) e", n=self.group)
         mixed = F.scaled_dot_product_attention(
-            query, key.transpose(1, 2), value.transpose(1, 2), attn_mask=mask, scale=self.scale
+            query, key.transpose(1, 2), value.transpose(1, 2), attn_mask=asked.mask, scale=self.scale
         )
         if self.group > 1:
             mixed = rearrange(mixed, "b g (n q) e -> b (g n) q e", n=self.group)
@@ -196,15 +207,15 @@ class Layer(nn.Module):
         self.mlp_norm = nn.RMSNorm(config.width, config.norm_eps)
         self.mlp = SwiGLU(config)
 
-    def forward(self, x: Tensor, turn: Turn, slots: Slots | None, mask: Tensor | None) -> Tensor:
-        x = x + self.attention(self.attention_norm(x), turn, slots, mask)
+    def forward(self, x: Tensor, turn: Turn, slots: Slots | None, asked: Asked) -> Tensor:
+        x = pick(x, asked.lanes) + self.attention(self.attention_norm(x), turn, slots, asked)
         out: Tensor = x + self.mlp(self.mlp_norm(x))
         return out
 
 
-def run_layer(layer: nn.Module, x: Tensor, turn: Turn, slots: Slots | None, mask: Tensor | None) -> Tensor:
+def run_layer(layer: nn.Module, x: Tensor, turn: Turn, slots: Slots | None, asked: Asked) -> Tensor:
     """One layer, as a function that can be compiled once for all of them."""
-    out: Tensor = layer(x, turn, slots, mask)
+    out: Tensor = layer(x, turn, slots, asked)
     return out
 
 
@@ -237,9 +248,14 @@ class Transformer(nn.Module):
         return self.embed.weight.dtype
 
     def forward(
-        self, tokens: Tensor, positions: Tensor, store: Store | None = None, key_mask: Tensor | None = None
+        self,
+        tokens: Tensor,
+        positions: Tensor,
+        store: Store | None = None,
+        key_mask: Tensor | None = None,
+        lanes: Tensor | None = None,
     ) -> Tensor:
-        """Hidden states [B, Q, D] of the fed lanes, after the last norm.
+        """Hidden states [B, Q, D] of the fed lanes, after the last norm; of some of them with `lanes` (`forward_at`).
 
         tokens, positions: int64 [B, Q]. Without a store the keys are the Q fed lanes; with one, the lanes' keys and
         values are written to its slots `positions` and every lane attends to its S slots. key_mask: bool
@@ -247,15 +263,30 @@ class Transformer(nn.Module):
         """
         x = self.embed(tokens)
         turn = turn_by(positions, self.config, x.dtype)
-        mask = None if key_mask is None else key_mask[:, None]
-        if mask is not None and mask.shape[2] > 1:
-            mask = mask.repeat(1, 1, self.config.heads // self.config.kv_heads, 1)
+        asked = self._asked(key_mask, None)
         row = torch.arange(len(positions), device=positions.device)[:, None]
         for index, layer in enumerate(self.layers):
             slots = None if store is None else Slots(store.keys[index], store.values[index], row, positions)
-            x = self.run_layer(layer, x, turn, slots, mask)
+            if lanes is not None and index + 1 == len(self.layers):
+                asked = self._asked(key_mask, lanes)
+            x = self.run_layer(layer, x, turn, slots, asked)
         out: Tensor = self.norm(x)
         return out
+
+    def forward_at(
+        self, tokens: Tensor, positions: Tensor, store: Store | None, key_mask: Tensor | None, lanes: Tensor
+    ) -> Tensor:
+        """Hidden states [B, W, D] of some of the fed lanes, int64 [B, W]: else as `forward`.
+
+        What the last layer makes of the other lanes nobody would read: only their keys and values are computed there.
+        """
+        return self.forward(tokens, positions, store, key_mask, lanes)
+
+    def _asked(self, key_mask: Tensor | None, lanes: Tensor | None) -> Asked:
+        mask = None if key_mask is None else key_mask[:, None]
+        if key_mask is not None and key_mask.shape[1] > 1:
+            mask = pick(key_mask, lanes)[:, None].repeat(1, 1, self.config.heads // self.config.kv_heads, 1)
+        return Asked(lanes, mask)
 
     def head(self, hidden: Tensor) -> Tensor:
         """Logits [.., V] of hidden states [.., D]."""

@@ -145,12 +145,16 @@ def compute(model: Model, work: Feed, width: int, store: Store | None, *, all_vi
     fed = lanes(work.feed, width)
     tokens = _pad(work.tokens, 0).gather(1, fed)
     key_mask = None if all_visible else _key_mask(work, fed, stored=store is not None)
-    hidden = model.forward(tokens, fed, store, key_mask)
-    if hidden.shape[:2] != fed.shape:
-        raise ModelError(f"forward must return hidden states [{rows}, {width}, D], got {list(hidden.shape)}")
     lane_of = fed.new_zeros(rows, length + 1).scatter(1, fed, torch.arange(width, device=fed.device).expand_as(fed))
     # A shifted model predicts a position from the one before it; position 0 has none and takes its own.
     lane = lane_of.gather(1, (work.window - model.shift).clamp(min=0))
+    at = getattr(model, "forward_at", None)
+    if at is not None:
+        some: Tensor = at(tokens, fed, store, key_mask, lane)
+        return some
+    hidden = model.forward(tokens, fed, store, key_mask)
+    if hidden.shape[:2] != fed.shape:
+        raise ModelError(f"forward must return hidden states [{rows}, {width}, D], got {list(hidden.shape)}")
     return hidden.gather(1, lane[..., None].expand(-1, -1, hidden.shape[-1]))
 
 

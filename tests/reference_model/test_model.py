@@ -82,6 +82,20 @@ def test_hidden_keys_and_other_rows_change_nothing(config: Config) -> None:
 
 
 @pytest.mark.parametrize("config", CONFIGS)
+@pytest.mark.parametrize("mask", ["none", "keys", "queries"])
+def test_some_lanes_alone_are_as_among_all(config: Config, mask: str) -> None:
+    model, (tokens, positions) = random_model(config), canvas(2, 9)
+    lanes, keys = torch.tensor([[8, 0, 3], [5, 5, 1]]), torch.arange(9) < torch.tensor([[9], [6]])
+    causal = positions[:, None] <= positions[..., None]
+    seen = {"none": None, "keys": keys[:, None], "queries": keys[:, None] & causal}[mask]
+    stores = [model.new_store(2, 9) for _ in range(2)]
+    whole, some = model(tokens, positions, stores[0], seen), model.forward_at(tokens, positions, stores[1], seen, lanes)
+    close(some, whole[torch.tensor([[0], [1]]), lanes])
+    close(stores[1].keys, stores[0].keys)
+    close(stores[1].values, stores[0].values)
+
+
+@pytest.mark.parametrize("config", CONFIGS)
 def test_a_causal_mask_makes_the_past_final(config: Config) -> None:
     model, (tokens, positions) = random_model(config), canvas(1, 12)
     block = torch.arange(12) // 5  # any partition would do

@@ -268,9 +268,9 @@ def test_keys_are_hidden_only_where_lengths_differ(monkeypatch: pytest.MonkeyPat
     masks: list[Tensor | None] = []
     forward = Transformer.forward
 
-    def watched(self: Transformer, tokens: Tensor, positions: Tensor, store: Any, key_mask: Tensor | None) -> Tensor:
-        masks.append(key_mask)
-        return forward(self, tokens, positions, store, key_mask)
+    def watched(self: Transformer, *given: Any) -> Tensor:
+        masks.append(given[3])
+        return forward(self, *given)
 
     monkeypatch.setattr(Transformer, "forward", watched)
     for cache in (NoCache(), PrefixCache(), DualCache()):

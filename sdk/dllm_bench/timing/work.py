@@ -143,7 +143,8 @@ class Watched:
         self._model, self._call = model, call
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._model, name)
+        found = getattr(self._model, name)
+        return found if name != "forward_at" else lambda *given: self._call(lambda: found(*given))
 
     def forward(self, *given: Any, **named: Any) -> Tensor:
         """As the model's."""
