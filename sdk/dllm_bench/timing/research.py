@@ -1,17 +1,19 @@
 """A stand-in for how public research code decodes: what `dllm-bench speed` measures the loop against.
 
-Written from a description of what Fast-dLLM (arXiv:2505.22618) and AdaBlock (arXiv:2509.26432) do at every call; none
-of their code is here. It runs the reference transformer's own weights, a batch of one, and does as they do:
+Written from a description of what Fast-dLLM (arXiv:2505.22618; github.com/NVlabs/Fast-dLLM at f6b35ec, llada/) does at
+every call, and AdaBlock (arXiv:2509.26432) after it; none of their code is here. It runs the reference transformer's
+own weights, a batch of one, and does as they do:
 
 - the output head on every position that was fed, then a float64 softmax over all of them and the whole vocabulary;
 - keys are cached before they are rotated, and all of them are rotated again in every layer of every call, in float32;
 - the prefix cache is concatenated with the new keys in every layer of every call; the dual cache writes the block into
   the old keys at positions that a `nonzero` finds in every layer;
-- RMSNorm is written out in float32; the host asks after every call whether the block is done.
+- RMSNorm is written out in float32; the host asks after every call whether the block is done;
+- the threshold is compared in a Python loop over the block's masks (Fast-dLLM; AdaBlock compares them all at once), and
+  the prefix loop drafts every fed position once more and throws it away.
 
-It leaves out what costs them more and is no part of the method: Fast-dLLM's Python loop over masked positions, the
-second call that its cached loops make for a block that is already done, a draft that its prefix loop throws away, and
-the attention bias that is built and never used. Attention is torch's own kernel, without a mask, as theirs is.
+It leaves out what costs them a little more: an attention bias that is sliced in every layer and never used, an autocast
+context around every norm and rotation. Attention is torch's own kernel, without a mask, as theirs is.
 """
 
 from __future__ import annotations
@@ -50,7 +52,13 @@ def threshold_rule(threshold: float) -> Rule:
     """Everything at or above the threshold, and always the best (Fast-dLLM)."""
 
     def choose(confidence: Tensor, step: int) -> Tensor:
-        return (confidence >= threshold).scatter(1, confidence.argmax(1, keepdim=True), True)
+        order = confidence[0].topk(int(torch.isfinite(confidence).sum())).indices
+        commit = torch.zeros_like(confidence, dtype=torch.bool)
+        commit[0, order] = True
+        for place in order[1:]:  # each of them a question to the host, as in its `get_transfer_index`
+            if confidence[0, place] < threshold:
+                commit[0, place] = False
+        return commit
 
     return choose
 
@@ -89,6 +97,7 @@ def decode_research(
             elif cache == "prefix":
                 fed = canvas[:, start:]
                 logits, _ = run(fed, past)
+                logits.argmax(-1)  # as its `generate_with_prefix_cache`: nothing reads it
             else:
                 fed, replaced = canvas[:, start:end], torch.zeros_like(canvas, dtype=torch.bool)
                 replaced[:, start:end] = True
