@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from math import nan
 from pathlib import Path
 from statistics import median
 
@@ -36,9 +37,9 @@ script](../how-to/gpu.md), and its figures are not in yet.
 
 {about}.
 
-Other processes ran on these cores too: a pass took {busy:.1f} times as long by the clock as by CPU time. So
-an absolute time means little here, and few prompts were done in the time there was. What counts are ratios: both
-loops run in one process, in turn on the same prompts, and every prompt gives one ratio, by CPU time and by the clock.
+The machine is shared (a pass took {busy:.2f} times as long by the clock as by CPU time), so an absolute time means
+little. What counts are ratios: both loops run in one process, in turn on the same prompts, and every prompt gives one
+ratio, by CPU time and by the clock.
 
 ## Against a research-style loop
 
@@ -49,21 +50,25 @@ loops run in one process, in turn on the same prompts, and every prompt gives on
 
 Ratios (time of the research-style loop / ours) are medians over n prompts, with quartiles. {verdict}
 
+Of a block step's {step:.1f} ms the model's forward pass takes {forward:.1f} and the decision {decision:.1f}. The forward pass is
+matrix products for the most part, the same ones in both loops, and on 32 rows they run far below the rate of a large
+product: see the last column under Steps.
+
 Public figures beside them: Fast-dLLM's own loops took 60.5 (none), 32.9 (prefix) and 20.6 (dual) ms of CPU time per
 call on a model of this shape, one thread of a shared two-core machine; they were measured elsewhere, so they say that
 the stand-in is of the right kind, not how it compares.
 
 ### What the stand-in does
 
-It runs the same weights, a batch of one, in torch's eager mode, and does what public code does at every call: the
+It runs the same weights, a batch of one, in torch's eager mode, and does what Fast-dLLM's code does at every call: the
 output head on every fed position, a float64 softmax over all of them and the whole vocabulary, keys cached before
 rotation and all of them rotated again in every layer, keys and values concatenated (prefix) or overwritten at
-positions that a `nonzero` finds (dual), RMSNorm written out in float32, and a question to the host after every call.
+positions that a `nonzero` finds (dual), RMSNorm written out in float32, a threshold compared mask by mask with a
+question to the host for each, and one more after every call; the prefix loop also drafts every fed position twice.
 
-It leaves out what costs public code more: a Python loop over masked positions, a second call for blocks that are
-already done, drafts that are thrown away, a bias that is built and never used. And it suppresses the mask token,
-which public code does not. Attention is torch's own kernel for both. It was written from a description of that code,
-in `sdk/dllm_bench/timing/research.py`.
+It leaves out what costs that code a little more: a bias that is sliced in every layer and never used, autocast contexts
+around norms and rotations. And it suppresses the mask token, which public code does not. Attention is torch's own
+kernel for both. It was written from a description of that code, in `sdk/dllm_bench/timing/research.py`.
 
 ## Steps
 
@@ -96,6 +101,7 @@ def page(runs: dict[str, Speed]) -> str:
     about = speed.environment
     tables = dict(section.split("\n\n", 1) for section in speed.to("md").split("\n\n**")[1:])
     ceilings = speed.ceilings
+    block = next(one for one in speed.steps if (one.kind, one.backend) == ("block", "eager"))
     return PAGE.format(
         command="\n".join([*(command(*run) for run in runs.items()), "python docs/benchmarks/speed.py"]),
         about=f"Measured on {about['date'][:10]}, {about['cpus']} shared cores ({about['device_name']}), torch "
@@ -108,6 +114,9 @@ def page(runs: dict[str, Speed]) -> str:
         races=races(speed),
         busy=median(one.step_ms.median / one.step_cpu_ms.median for one in speed.races),
         verdict=verdict(speed),
+        step=block.ms.median,
+        forward=block.forward_ms.median if block.forward_ms else nan,
+        decision=block.decision_ms.median if block.decision_ms else nan,
         steps=body(tables, "Steps"),
         rates=body(tables, "Tokens per second"),
         notes="".join(f"\n- {note}" for run in runs.values() for note in run.notes if note.startswith("Left out")),
