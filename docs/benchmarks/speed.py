@@ -50,7 +50,7 @@ ratio, by CPU time and by the clock.
 
 Ratios (time of the research-style loop / ours) are medians over n prompts, with quartiles. {verdict}
 
-Of a block step's {step:.1f} ms the model's forward pass takes {forward:.1f} and the decision {decision:.1f}. The forward
+Of a block step's {step:.1f} ms the model's forward pass takes {forward:.1f}, the decision {decision:.1f}. The forward
 pass is matrix products for the most part, the same ones in both loops, and on 32 rows they run far below the rate of a
 large product: see the last column under Steps.
 
