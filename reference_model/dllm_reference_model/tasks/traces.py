@@ -1,10 +1,10 @@
 """Task `trace`: run a little program; every line puts in values that earlier lines computed.
 
-trace:c=3;a=c+9;h=a;e=a-c+1
-c=3
-a=3+9=12
-h=12
-e=12-3+1=9+1=10
+trace:a=3;b=a+9;c=b;d=b-a+1
+a=3
+b=3+9=12
+c=12
+d=12-3+1=9+1=10
 #### 10
 """
 
@@ -30,7 +30,9 @@ class Trace(Task):
     LENGTHS: ClassVar[tuple[int, int, int]] = (64, 96, 128)
 
     def draw(self, rng: Random) -> str:
-        names = rng.sample(_LETTERS, rng.randint(*_STATEMENTS[self.level - 1]))
+        count = rng.randint(*_STATEMENTS[self.level - 1])
+        # In order at the first level: a small model learns to look up an ordinal, but guesses between shuffled names.
+        names = list(_LETTERS[:count]) if self.level == 1 else rng.sample(_LETTERS, count)
         limit = _LIMIT[self.level - 1]
         program: list[str] = []
         for at, name in enumerate(names):
