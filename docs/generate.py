@@ -1,8 +1,8 @@
 """What the site takes from the code when it is built: the hook of mkdocs that fills pages in.
 
 A page asks with `<!-- generate: NAME -->` or `<!-- generate: NAME MODULE -->` on a line of its own, and gets the text
-of the function that GENERATORS has under that name. `trace.html` is a page by itself. Knows the packages by what they
-say of themselves: the registry, the command line, the tree of errors. Needs the extra `docs`.
+of the function that GENERATORS has under that name. `trace.html` is a page by itself, and so is every model card. Knows
+the packages by what they say of themselves: the registry, the command line, the tree of errors. Needs the extra `docs`.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ from mkdocs.structure.pages import Page
 
 from dllm_bench import Plugin, Traces, available, trace
 from dllm_bench.cli import cli
+from dllm_reference_model import tasks
+from dllm_reference_model.load import WEIGHTS
 from dllm_sdk import errors
 
 TRACE = "trace.html"
@@ -30,8 +32,11 @@ _ARXIV = re.compile(r"arXiv:(\d{4}\.\d{4,5})")
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Add the page with the trace."""
+    """Add the page with the trace, and the cards of the models in the box with their pictures."""
     files.append(File.generated(config, TRACE, content=recorded().to_html()))
+    for card in sorted(WEIGHTS.parent.glob("*/README.md")):
+        for part in (card, *sorted(card.parent.glob("*.svg"))):
+            files.append(File.generated(config, f"models/{card.parent.name}/{part.name}", abs_src_path=str(part)))
     return files
 
 
@@ -119,6 +124,19 @@ def error_tree() -> str:
     return f"```text\n{tree}\n```"
 
 
+def questions() -> str:
+    """Every task, with the example that its module is headed by."""
+    return "\n\n".join(map(_question, tasks.ALL))
+
+
+def _question(task: tasks.Task) -> str:
+    said, _, example = inspect.cleandoc(inspect.getmodule(task).__doc__ or "").partition("\n\n")
+    lengths = ", ".join(map(str, task.LENGTHS))
+    text = said.removeprefix(f"Task `{task.name}`: ")
+    about = f"{text[0].upper()}{text[1:]} Generation lengths by level: {lengths}."
+    return f"### {task.name}\n\n{about}\n\n```text\n{example}\n```"
+
+
 def names(module: str) -> str:
     """mkdocstrings' directives for what a module adds to the public names of its package."""
     package, _, home = module.partition(".")
@@ -137,6 +155,7 @@ GENERATORS: dict[str, Callable[..., str]] = {
     "strategies": strategies,
     "commands": commands,
     "errors": error_tree,
+    "questions": questions,
     "names": names,
     "modules": modules,
 }

@@ -50,7 +50,7 @@ python docs/benchmarks/strategies.py --limit {limit}
 - NFE: forward passes per prompt; tokens per pass: all tokens up to EOS / all passes. Rows are sorted by it.
 - `{first}` is one token per pass; `fixed-block:steps=16` is two. Fields that are not written have their defaults, which
   the [table of strategies](../reference/strategies.md) has, with the papers.
-- One model of 1.3M parameters on five made-up tasks: the order of the strategies on an 8B model can be another one.
+- One model of 1.2M parameters on five made-up tasks: the order of the strategies on an 8B model can be another one.
 """
 
 

@@ -35,15 +35,16 @@ five tasks whose answers are checked line by line. It knows these tasks and noth
   computed in float32.
 * **Data**: level 1 of the tasks of `dllm_reference_model.tasks`, generated without end; a prompt's split is a hash of
   its text, and only the train split is seen.
-* **Recipe**: the LLaDA objective (arXiv:2502.09992) with an exact number of masks per sample; in {prefix:.0%} of the
-  samples the answer's beginning, cut at any token, is given, as it is after a decoder's first block; {full:.0%} are
-  filled with EOS to the full generation length; Muon and AdamW; short warm-up, linear decay over the last {decay:.0%};
-  what is shipped is the running mean of the weights (decay {average:g} per step).{blocks}
-* **Runs**, on CPU cores ({processes} processes of one thread; on a busy machine the minutes say little):
-
-{runs}{note}
+* **Recipe**: the LLaDA objective (arXiv:2502.09992) with an exact number of masks per sample;{given}
+  {full:.0%} of the samples are filled with EOS to the full generation length; Muon and AdamW; short warm-up, linear
+  decay over the last {decay:.0%}; what is shipped is the running mean of the weights (decay {average:g} per step).
 * **SHA-256** of `model.safetensors`: `{digest}`
 
+## Training
+
+On CPU cores, {processes} processes of one thread each; on a busy machine the minutes say little.
+
+{runs}{note}
 ## Accuracy
 
 {n} test prompts per task (seed 0), generation length of the task. *Strict* counts an answer if every line is right,
@@ -75,10 +76,14 @@ A strategy's accuracy here says how it handles a model that is sure in places an
 about natural language. Prompts other than those of the tasks give nonsense.
 """
 
+_PREFIX = """
+  in {clean_prefix:.0%} of the samples the answer's beginning, cut at any token, is given, as it is after a decoder's
+  first block;"""
+
 _BLOCKS = """
-  Blocks are lines in {line_ends:.0%} of the samples and end anywhere in the others, lengths 1 to 32; a clean and a
-  masked copy of the canvas train all blocks of a sample in one pass (arXiv:2503.09573), and both copies count as
-  tokens."""
+  blocks are lines in {line_ends:.0%} of the samples and end anywhere in the others, their typical length 1 to 32;
+  a clean and a masked copy of the canvas train all blocks of a sample in one pass (arXiv:2503.09573), and both copies
+  count as tokens;"""
 
 
 def card(runs: list[Path], *, n: int, name: str, note: str = "") -> str:
@@ -97,15 +102,14 @@ def card(runs: list[Path], *, n: int, name: str, note: str = "") -> str:
         layers=model.config.layers,
         heads=model.config.heads,
         vocab_size=model.vocab_size,
-        prefix=recipe["mix"]["clean_prefix"],
         full=recipe["mix"]["full_length"],
         attention="block-causal" if model.block_causal else "bidirectional",
         decay=recipe["decay"],
         average=recipe["average"],
-        blocks=_BLOCKS.format(**recipe["mix"]) if model.block_causal else "",
+        given=(_BLOCKS if model.block_causal else _PREFIX).format(**recipe["mix"]),
         processes=recipe["processes"],
-        runs="".join(_run(state, first=index == 0) for index, state in enumerate(states)),
-        note=f"  {note}\n" if note else "",
+        runs="".join(map(_run, states)),
+        note=f"{note}\n" if note else "",
         digest=hashlib.sha256((runs[-1] / MODEL / checkpoint.WEIGHTS).read_bytes()).hexdigest(),
         n=n,
         error=0.5 / n**0.5,
@@ -122,14 +126,14 @@ def _state(run: Path) -> dict[str, Any]:
         return {name: json.loads(text) for name, text in file.metadata().items()}
 
 
-def _run(state: dict[str, Any], *, first: bool) -> str:
+def _run(state: dict[str, Any]) -> str:
     recipe, counters = state["recipe"], state["counters"]
     mix = ",".join(f"{name}={share:g}" for name, share in recipe["mix"]["weights"].items())
-    start = "" if first else "--start FOLDER "
+    options = "--block-causal " * recipe["block_causal"] + "--start FOLDER " * bool(recipe["start"])
     return (
-        f"      python -m dllm_reference_model.train --steps {recipe['steps']} --seed {recipe['seed']} {start}\\\n"
-        f"          --mix {mix}\n\n"
-        f"  {counters['tokens'] / 1e6:.1f}M tokens, {counters['seconds'] / 60:.0f} minutes.\n\n"
+        f"```text\npython -m dllm_reference_model.train --steps {recipe['steps']} --seed {recipe['seed']} {options}\\\n"
+        f"    --mix {mix}\n```\n\n"
+        f"{counters['tokens'] / 1e6:.1f}M tokens, {counters['seconds'] / 60:.0f} minutes.\n\n"
     )
 
 

@@ -1,6 +1,7 @@
-"""The models that a name stands for: the shipped one, and public checkpoints of LLaDA and Dream.
+"""The models that a name stands for: the shipped ones, and public checkpoints of LLaDA and Dream.
 
-Each function is an entry point: `tiny`, `llada:FOLDER`, `dream:hf:ORG/NAME@REVISION`. It knows no file format.
+Each function is an entry point: `tiny`, `tiny-causal`, `llada:FOLDER`, `dream:hf:ORG/NAME@REVISION`. It knows no file
+format.
 """
 
 from collections.abc import Callable, Sequence
@@ -13,6 +14,7 @@ from dllm_reference_model import checkpoint, hub, public
 from dllm_reference_model.model import Transformer
 
 WEIGHTS = Path(__file__).parent / "weights" / "tiny"
+CAUSAL_WEIGHTS = WEIGHTS.with_name("tiny-causal")
 
 
 def tiny(
@@ -20,6 +22,13 @@ def tiny(
 ) -> Transformer:
     """The tiny model of this package, or the one in folder `path`; float32 unless `dtype` says otherwise."""
     return checkpoint.load(WEIGHTS if path is None else path, device=device, dtype=dtype or torch.float32)
+
+
+def tiny_causal(
+    path: str | None = None, *, device: str | torch.device = "cpu", dtype: torch.dtype | None = None
+) -> Transformer:
+    """Its block-causal sibling, for which cache `block` is exact whatever blocks a scheduler chooses."""
+    return tiny(str(CAUSAL_WEIGHTS) if path is None else path, device=device, dtype=dtype)
 
 
 def llada(

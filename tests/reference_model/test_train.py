@@ -138,7 +138,7 @@ def test_a_run_may_start_from_a_checkpoint_and_the_card_tells(tmp_path: Path, mo
     text = card([tmp_path / "one", tmp_path / "two"], n=2, name="dry", note="Nothing else.")
     for picture in ("curve.svg", "calibration.svg"):
         assert picture in text and (tmp_path / "two" / MODEL / picture).read_text().startswith("<svg")
-    assert text.count("--steps 12") == 2 and text.count("--start") == 1 and "  Nothing else." in text
+    assert text.count("--steps 12") == 2 and text.count("--start") == 1 and "\nNothing else.\n" in text
     assert hashlib.sha256((tmp_path / "two" / MODEL / "model.safetensors").read_bytes()).hexdigest() in text
 
 
