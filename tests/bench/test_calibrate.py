@@ -222,7 +222,7 @@ def test_a_damaged_scheduler_file_is_a_sentence(content: str, says: str) -> None
 def test_the_guarantee_holds_over_200_splits_on_the_model_in_the_box() -> None:
     """Decoded once; 160 prompts, drawn again and again out of 240, calibrate, against the loss on all of them."""
     specs = [f"threshold:threshold={value}" for value in (0.2, 0.3, 0.4, 0.5, 0.6, 0.8)]
-    found = compare("tiny", ["threshold:threshold=0.99", *specs], ["sort"], limit=240, batch_size=60)
+    found = compare("tiny", ["threshold:threshold=0.99", *specs], ["expr"], limit=240, batch_size=60)
     rows = [[one for one in found.outcomes if one.scheduler == row.scheduler] for row in found.rows]
     right, cost = (np.array([[float(getattr(one, name)) for one in row] for row in rows]) for name in ("strict", "nfe"))
     loss, cost, rng = right[:1] - right[1:], cost[1:], np.random.default_rng(0)
@@ -231,7 +231,7 @@ def test_the_guarantee_holds_over_200_splits_on_the_model_in_the_box() -> None:
     def chosen(target: Target) -> list[int]:
         return [i for draw in draws if (i := target.choose(loss[:, draw], cost[:, draw])) is not None]
 
-    sure, plain = chosen(Target(max_accuracy_loss=12, guarantee=0.9)), chosen(Target(max_accuracy_loss=12))
-    assert sum(loss[i].mean() > 0.12 for i in sure) <= 20
-    assert sum(loss[i].mean() > 0.12 for i in plain) > 40, "no setting tempts: nothing is tested"
+    sure, plain = chosen(Target(max_accuracy_loss=10, guarantee=0.9)), chosen(Target(max_accuracy_loss=10))
+    assert sum(loss[i].mean() > 0.1 for i in sure) <= 20
+    assert sum(loss[i].mean() > 0.1 for i in plain) > 40, "no setting tempts: nothing is tested"
     assert len(sure) > 100, "a guarantee that never chooses is worth nothing"
