@@ -3,11 +3,13 @@
     python docs/benchmarks/study.py measure     adds what is missing to study.jsonl, one line per configuration
     python docs/benchmarks/study.py page        writes study.md and its pictures from study.jsonl
 
-The two models of the ablation are not shipped. Each is trained by a command, and then measured from its folder:
+Three models are not shipped: the two of the ablation, and `tiny` from another seed. Each is trained by a command, and
+then measured from its folder:
 
     python -m dllm_reference_model.train --output RUNS/clean --steps 5000
     python -m dllm_reference_model.train --output RUNS/independent --steps 5000 --clean-prefix 0
-    python docs/benchmarks/study.py measure --folder clean=RUNS/clean/model --folder independent=RUNS/independent/model
+    python -m dllm_reference_model.train --output RUNS/second --seed 1
+    python docs/benchmarks/study.py measure --folder NAME=RUNS/NAME/model    once for each
 
 A line holds, prompt by prompt, whether the answer was right and how many forward passes it took, so that any two
 configurations can be compared in pairs. Lines of other weights are refused.
@@ -82,13 +84,15 @@ class Setting(NamedTuple):
 CACHED = (("tiny", "none"), ("tiny", "prefix"), ("tiny", "dual"), ("tiny-causal", "none"), ("tiny-causal", "block"))
 CACHED_SPECS = (ONE_TOKEN, fixed(32), fixed(8), adablock(16, 0.3), adaptive(0.7))
 ABLATION = ("clean", "independent")  # trained with clean prefixes, and with independent masks alone
-ABLATION_SPECS = (ONE_TOKEN, *(fixed(block) for block in reversed(BLOCKS)), adablock(16, 0.3), adaptive(0.7))
+SECOND = "second"  # `tiny` from another seed
+ELSEWHERE = (*ABLATION, SECOND)  # not shipped
+POLICIES = (ONE_TOKEN, *(fixed(block) for block in reversed(BLOCKS)), adablock(16, 0.3), adaptive(0.7))
 SETTINGS = list(
     dict.fromkeys(
         [
             *map(Setting, SPECS),
             *(Setting(spec, *where) for spec in CACHED_SPECS for where in CACHED),
-            *(Setting(spec, model) for spec in ABLATION_SPECS for model in ABLATION),
+            *(Setting(spec, model) for spec in POLICIES for model in ELSEWHERE),
         ]
     )
 )
@@ -124,7 +128,9 @@ def main() -> None:
 @click.option("--data", type=click.Path(path_type=Path), default=HERE / "study.jsonl", show_default=True)
 @click.option("--only", multiple=True, help="What to measure, by its name in the data; default: all.")
 @click.option("--model", "only_model", help="Measure this model alone; default: all.")
-@click.option("--folder", "folders", multiple=True, metavar="NAME=FOLDER", help="Where a model of the ablation lies.")
+@click.option(
+    "--folder", "folders", multiple=True, metavar="NAME=FOLDER", help="Where a model lies that is not shipped."
+)
 @click.option("--watch", default=200, show_default=True, help="Prompts whose confidences are watched step by step.")
 def measure(
     *, limit: int, data: Path, only: Sequence[str], only_model: str | None, folders: Sequence[str], watch: int
@@ -132,10 +138,10 @@ def measure(
     """Add what is missing; interrupt it and go on at will."""
     keep_freed_memory()
     where = {name: folder for name, _, folder in (text.partition("=") for text in folders)}
-    if not set(where) <= set(ABLATION) or not all(where.values()):
-        raise click.UsageError(f"--folder takes {' or '.join(f'{name}=FOLDER' for name in ABLATION)}, got {folders}")
+    if not set(where) <= set(ELSEWHERE) or not all(where.values()):
+        raise click.UsageError(f"--folder takes {' or '.join(f'{name}=FOLDER' for name in ELSEWHERE)}, got {folders}")
     wanted = [one for one in SETTINGS if only_model in (None, one.model) and (not only or one.name in only)]
-    wanted = [one for one in wanted if one.model not in ABLATION or one.model in where]
+    wanted = [one for one in wanted if one.model not in ELSEWHERE or one.model in where]
     names = {one.model: f"tiny:{where[one.model]}" if one.model in where else one.model for one in wanted}
     models = {name: load_model(spec) for name, spec in names.items()}
     keys = {name: {"weights": _digest(model, name), "limit": limit} for name, model in models.items()}
