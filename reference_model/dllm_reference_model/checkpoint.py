@@ -57,7 +57,7 @@ def load(folder: str | Path, *, device: str | torch.device = "cpu", dtype: torch
         model = Transformer(config, tokenizer)
     state = _read_weights(folder / WEIGHTS, expected_shapes(model), torch.device(device), dtype)
     model.load_state_dict(state, assign=True)
-    return model.eval().requires_grad_(False)
+    return model.freeze()
 
 
 def expected_shapes(model: Transformer) -> dict[str, tuple[int, ...]]:

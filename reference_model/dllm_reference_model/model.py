@@ -10,12 +10,14 @@ N layers.
 from collections.abc import Callable, Sequence
 from copy import copy
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, Self
 
 import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
+
+from dllm_reference_model.products import Product, together
 
 
 class Codec(Protocol):
@@ -103,8 +105,8 @@ class Slots(NamedTuple):
 
     def write(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         """Put the lanes' [B, Q, G, E] into their slots; all that can be seen then, [B, S, G, E] each."""
-        self.keys[self.row, self.position] = key
-        self.values[self.row, self.position] = value
+        self.keys.index_put_((self.row, self.position), key)
+        self.values.index_put_((self.row, self.position), value)
         return self.keys[:, :-1], self.values[:, :-1]
 
 
@@ -112,13 +114,15 @@ class Turn(NamedTuple):
     """Rotary position embedding in the rotate-half layout, arXiv:2104.09864: what every layer turns its heads by."""
 
     cos: Tensor  # [B, Q, 1, E]
-    sin: Tensor  # [B, Q, 1, E]  negative in the first half
+    sin: Tensor  # [B, Q, 1, E / 2]
 
     def __call__(self, heads: Tensor) -> Tensor:
         """[B, Q, H, E] -> the same, each pair of channels (i, i + E / 2) turned by its position's angle."""
         exact = heads.to(self.cos.dtype)
-        swapped = exact.roll(heads.shape[-1] // 2, dims=-1)
-        return torch.addcmul(exact * self.cos, swapped, self.sin).to(heads.dtype)
+        turned, (left, right) = exact * self.cos, exact.chunk(2, dim=-1)
+        turned[..., : left.shape[-1]].addcmul_(right, self.sin, value=-1)
+        turned[..., left.shape[-1] :].addcmul_(left, self.sin)
+        return turned.to(heads.dtype)
 
 
 def pick(x: Tensor, lanes: Tensor | None) -> Tensor:
@@ -132,8 +136,7 @@ def turn_by(positions: Tensor, config: Config, dtype: torch.dtype) -> Turn:
     exact = torch.promote_types(dtype, torch.float32)
     pair = torch.arange(0, config.head_width, 2, device=positions.device, dtype=exact) / config.head_width
     angles = positions[..., None, None].to(exact) * config.rope_base**-pair  # [B, Q, 1, E / 2]
-    cos, sin = angles.cos(), angles.sin()
-    return Turn(torch.cat((cos, cos), dim=-1), torch.cat((-sin, sin), dim=-1))
+    return Turn(torch.cat((angles, angles), dim=-1).cos(), angles.sin())
 
 
 class Asked(NamedTuple):
@@ -157,6 +160,7 @@ class Attention(nn.Module):
         self.key = nn.Linear(width, keys, bias=config.qkv_bias)
         self.value = nn.Linear(width, keys, bias=config.qkv_bias)
         self.out = nn.Linear(queries, width, bias=False)
+        self.inward, self.outward = Product(self.query, self.key, self.value), Product(self.out)
         if config.qk_norm:
             self.query_norm = nn.RMSNorm(config.head_width, config.norm_eps)
             self.key_norm = nn.RMSNorm(config.head_width, config.norm_eps)
@@ -164,14 +168,13 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, turn: Turn, slots: Slots | None, asked: Asked) -> Tensor:
         """[B, Q, D] -> [B, W, D]."""
-        inputs = ((self.query, pick(x, asked.lanes)), (self.key, x), (self.value, x))
-        query, key, value = (project(part).unflatten(-1, (-1, self.head_width)) for project, part in inputs)
+        query, key, value = (torch.unflatten(together(part), 2, (-1, self.head_width)) for part in self.inward(x))
         if self.qk_norm:
             query, key = self.query_norm(query), self.key_norm(key)
-        query, key = Turn(*(pick(part, asked.lanes) for part in turn))(query), turn(key)
+        query, key = turn(query), turn(key)
         if slots is not None:
             key, value = slots.write(key, value)
-        query = query.transpose(1, 2)
+        query = pick(query, asked.lanes).transpose(1, 2)
         if self.group > 1:  # queries of one key head become lanes of it: no key is repeated, and every kernel can do it
             query = rearrange(query, "b (g n) q e -> b g (n q) e", n=self.group)
         mixed = F.scaled_dot_product_attention(
@@ -179,8 +182,7 @@ class Attention(nn.Module):
         )
         if self.group > 1:
             mixed = rearrange(mixed, "b g (n q) e -> b (g n) q e", n=self.group)
-        out: Tensor = self.out(mixed.transpose(1, 2).flatten(2))
-        return out
+        return together(self.outward(mixed.transpose(1, 2).flatten(2))[0])
 
 
 class SwiGLU(nn.Module):
@@ -191,10 +193,11 @@ class SwiGLU(nn.Module):
         self.gate = nn.Linear(config.width, config.mlp_width, bias=False)
         self.up = nn.Linear(config.width, config.mlp_width, bias=False)
         self.down = nn.Linear(config.mlp_width, config.width, bias=False)
+        self.inward, self.outward = Product(self.gate, self.up), Product(self.down)
 
     def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.down(F.silu(self.gate(x)) * self.up(x))
-        return out
+        gate, up = self.inward(x)
+        return together(self.outward(together(F.silu(gate) * up))[0])
 
 
 class Layer(nn.Module):
@@ -232,12 +235,40 @@ class Transformer(nn.Module):
         self.norm = nn.RMSNorm(config.width, config.norm_eps)
         if not config.tied:
             self.unembed = nn.Linear(config.width, config.vocab_size, bias=False)
+            self.outward = Product(self.unembed)
         self.mask_id: int = config.mask_id
         self.eos_ids: tuple[int, ...] = config.eos_ids
         self.vocab_size: int = config.vocab_size
         self.shift: int = config.shift
         self.block_causal: bool = config.block_causal
         self.max_length: int = config.max_length
+        self.register_load_state_dict_post_hook(Transformer._refreeze)  # type: ignore[no-untyped-call]
+
+    def freeze(self) -> Self:
+        """For decoding, until `train` is called: no gradients, and weights laid out for few lanes (`Product`).
+
+        Names and values of the parameters stay as they are; what is written into them later may have no effect.
+        """
+        self.eval().requires_grad_(False)
+        for module in self.modules():
+            if isinstance(module, Product):
+                module.freeze()
+        return self
+
+    @property
+    def frozen(self) -> bool:
+        """Whether weights are laid out for decoding."""
+        return any(isinstance(module, Product) and module.weight is not None for module in self.modules())
+
+    def _apply(self, fn: Callable[..., Tensor], recurse: bool = True) -> Self:
+        """What `to` and its like call: a frozen model stays frozen."""
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        self._refreeze()
+        return self
+
+    def _refreeze(self, *_: object) -> None:
+        if self.frozen:
+            self.freeze()
 
     @property
     def device(self) -> torch.device:
@@ -290,7 +321,7 @@ class Transformer(nn.Module):
 
     def head(self, hidden: Tensor) -> Tensor:
         """Logits [.., V] of hidden states [.., D]."""
-        return F.linear(hidden, self.embed.weight if self.config.tied else self.unembed.weight)
+        return F.linear(hidden, self.embed.weight) if self.config.tied else together(self.outward(hidden)[0])
 
     def new_store(self, rows: int, length: int) -> Store:
         """An empty store for `rows` rows of `length` positions; lanes at position `length` are padding."""
@@ -301,5 +332,5 @@ class Transformer(nn.Module):
     def compiled(self, compile: Callable[..., Callable[..., Tensor]]) -> "Transformer":
         """The same weights in a model that runs its layers through `compile(function, configuration)`."""
         twin = copy(self)
-        twin.run_layer = compile(run_layer, self.config)
+        twin.run_layer = compile(run_layer, self.config, self.frozen)
         return twin

@@ -135,8 +135,7 @@ def _load(
         for name, tensor in read_tensors(path, header, device, dtype).items()
     }
     model.load_state_dict(state, assign=True)
-    model.eval().requires_grad_(False)
-    return model
+    return model.freeze()
 
 
 def _config(layout: Layout, fields: Fields, ids: tuple[int, tuple[int, ...]]) -> Config:

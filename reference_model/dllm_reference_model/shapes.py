@@ -54,4 +54,4 @@ def random_weights(
                 module.weight.fill_(1)
         model.unembed.weight *= _SHARPNESS
         model.unembed.weight[config.mask_id] = 0
-    return model.eval()
+    return model.freeze()

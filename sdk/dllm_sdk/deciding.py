@@ -17,8 +17,8 @@ from torch import Tensor
 from dllm_sdk.caching import Cache, NoCache, Positions, placed
 from dllm_sdk.contract import Applied, allowed, check_pair, check_tensor, merge_state
 from dllm_sdk.rows import EMPTY_BLOCK, NO_EOS, NO_PROGRESS, NOT_FINITE, Rows, columns
-from dllm_sdk.rules import first, one_of
-from dllm_sdk.sampling import Sampler, row_key
+from dllm_sdk.rules import first, hash_with, one_of
+from dllm_sdk.sampling import Sampler
 from dllm_sdk.scheduler import Scheduler, View
 
 
@@ -82,7 +82,7 @@ class Decider:
         """Plan blocks before their first forward pass, for rows without a horizon: nothing is computed yet."""
         confidence = torch.zeros_like(rows.masked, dtype=torch.float32)
         logits = confidence.new_zeros(len(confidence), 0, self.vocab_size)
-        key = row_key(rows.seed, rows.tokens, rows.length, rows.nfe)
+        key = hash_with(rows.seed, rows.nfe)
         seen = Seen(rows.tokens, confidence, logits, rows.tokens[:, :0], key)
         rows = self.prepare(self.plan(rows, rows.masked, seen, rows.horizon == 0))
         return rows, columns(rows)
@@ -115,7 +115,7 @@ class Decider:
 
     def draft(self, rows: Rows, logits: Tensor, window: Tensor) -> tuple[Seen, Tensor]:
         """What the window shows, at its canvas positions, and whose logits are finite, bool [B]."""
-        key = row_key(rows.seed, rows.tokens, rows.length, rows.nfe)
+        key = hash_with(rows.seed, rows.nfe)
         drafts = self.sampler(logits, key, rows.tokens, window, self.mask_id)
         draft = placed(rows.tokens, window, drafts.draft)
         confidence = placed(torch.zeros_like(draft, dtype=torch.float32), window, drafts.confidence)

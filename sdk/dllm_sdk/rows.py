@@ -10,13 +10,14 @@ from torch import Tensor
 from dllm_sdk.canvas import Canvas
 from dllm_sdk.contract import map_tensors
 from dllm_sdk.errors import DllmError, ModelError, SchedulerError, SchedulerStalled
+from dllm_sdk.sampling import row_seed
 
 
 class Rows(NamedTuple):
     """All that is known of the rows in work. Nothing here is ever written in place."""
 
     row: Tensor  # int64 [B]  number in the call
-    seed: Tensor  # int64 [B]
+    seed: Tensor  # int64 [B]  with the canvas that the row started from
     length: Tensor  # int64 [B]
     gen_length: Tensor  # int64 [B]
     horizon: Tensor  # int64 [B]
@@ -75,7 +76,7 @@ def first_rows(canvas: Canvas, horizons: dict[int, int], state: Any) -> Rows:
 
     return Rows(
         row=torch.arange(len(masks), device=masks.device),
-        seed=canvas.seed,
+        seed=row_seed(canvas.seed, canvas.tokens, canvas.length),
         length=canvas.length,
         gen_length=masks,
         horizon=torch.tensor([horizons[count] for count in masks.tolist()], device=masks.device),

@@ -66,10 +66,11 @@ class Sampler:
         if self.top_p < 1:
             shaped = _cut_to_top_p(shaped, self.top_p)
         noisy = shaped + _gumbel(key, window, shaped.shape[-1]) if self.temperature > 0 else shaped
-        draft = noisy.argmax(-1)  # documented to return the first of equal maxima
+        best, draft = noisy.max(-1)  # documented to return the first of equal maxima
         basis = shaped if self.confidence == "tempered" else logits
+        chosen = best if basis is noisy else basis.gather(-1, draft[..., None])[..., 0]
         # max + logsumexp instead of a softmax: no [B, W, V] tensor of probabilities is ever made
-        confidence = (basis.gather(-1, draft[..., None])[..., 0] - basis.logsumexp(-1)).exp()
+        confidence = (chosen - basis.logsumexp(-1)).exp()
         return Drafts(logits, draft, confidence)
 
 
@@ -82,14 +83,15 @@ def suppress(*ids: int) -> Processor:
     return process
 
 
-def row_key(seed: Tensor, tokens: Tensor, length: Tensor, nfe: Tensor) -> Tensor:
-    """The random key of a row's step, int64 [B]: a hash of its seed, its own canvas and its forward passes so far.
+def row_seed(seed: Tensor, tokens: Tensor, length: Tensor) -> Tensor:
+    """What all random numbers of a row come from, int64 [B]: a hash of its seed and its own canvas.
 
-    seed, length, nfe int64 [B]; tokens int64 [B, L]. Columns past the row's length do not count.
+    seed, length int64 [B]; tokens int64 [B, L]. Columns past the row's length do not count. Folded with the number of
+    its forward passes it is the key of a step.
     """
     positions = torch.arange(tokens.shape[1], device=tokens.device)
     digest = hash_with(positions, tokens).masked_fill(positions >= length[:, None], 0).sum(1)
-    return hash_with(hash_with(seed, nfe), digest)
+    return hash_with(seed, digest)
 
 
 def _gumbel(key: Tensor, window: Tensor, vocabulary: int) -> Tensor:

@@ -1,6 +1,7 @@
 """The transformer: a store and hidden keys change nothing, and it computes what the public models compute."""
 
 import json
+from copy import deepcopy
 from pathlib import Path
 
 import pytest
@@ -142,6 +143,52 @@ def test_keep_moves_rows_to_the_front_and_put_writes() -> None:
     torch.testing.assert_close(kept.keys[:, :2], before.keys[:, [0, 2]])
     torch.testing.assert_close(kept.keys[:, 2], torch.ones_like(part.keys[:, 0]))
     assert kept.keys.data_ptr() == store.keys.data_ptr()  # no second store
+
+
+WIDE = Config(
+    vocab_size=700, mask_id=0, width=96, layers=2, heads=6, kv_heads=2, mlp_width=344, qkv_bias=True
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("config", [*CONFIGS, pytest.param(WIDE, id="wide")])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_a_frozen_model_computes_the_same_from_the_same_parameters(config: Config, dtype: torch.dtype) -> None:
+    model, (tokens, positions) = random_model(config).to(dtype), canvas(2, 9)
+    wanted, before = model.head(model(tokens, positions)), {k: v.clone() for k, v in model.state_dict().items()}
+    frozen = model.freeze()
+    assert frozen is model and frozen.frozen
+    found = model.head(model(tokens, positions))
+    bound = {torch.float32: 1e-4, torch.float64: 1e-10, torch.bfloat16: 0.1}[dtype]
+    assert (found - wanted).abs().max() <= bound * wanted.abs().max()
+    torch.testing.assert_close(dict(model.state_dict()), before, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("config", CONFIGS)
+def test_a_frozen_model_stays_frozen_where_it_is_moved_or_loaded(config: Config) -> None:
+    model, (tokens, positions) = random_model(config).float().freeze().double(), canvas(2, 9)
+    close(model(tokens, positions), random_model(config).float().double()(tokens, positions))
+    other = random_model(config)
+    for weight in other.layers[0].mlp.parameters():
+        weight.mul_(0.5)
+    for assign in (False, True):
+        changed = deepcopy(model)
+        changed.load_state_dict(other.state_dict(), assign=assign)
+        close(changed(tokens, positions), other(tokens, positions))
+        mlp = changed.layers[0].mlp
+        assert mlp.inward.weight.data_ptr() == mlp.gate.weight.data_ptr()  # nothing is held twice
+
+
+def test_a_frozen_model_can_be_trained_again() -> None:
+    model, (tokens, positions) = random_model(PLAIN).float().freeze(), canvas(2, 9)
+    before = model(tokens, positions)
+    model.train().requires_grad_(True)
+    assert not model.frozen
+    model(tokens, positions).sum().backward()
+    query = model.layers[0].attention.query.weight
+    assert query.grad is not None and query.grad.abs().max() > 0
+    with torch.no_grad():
+        query -= 0.1
+    assert not torch.allclose(model.freeze()(tokens, positions), before)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])

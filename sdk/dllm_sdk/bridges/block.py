@@ -18,8 +18,8 @@ from dllm_sdk.caching import lanes, placed
 from dllm_sdk.contract import Applied, allowed, check_pair, check_state, map_tensors, merge_state
 from dllm_sdk.model import Model, bind
 from dllm_sdk.rows import MAX_IDLE
-from dllm_sdk.rules import top_k
-from dllm_sdk.sampling import Sampler, row_key
+from dllm_sdk.rules import hash_with, top_k
+from dllm_sdk.sampling import Sampler, row_seed
 from dllm_sdk.scheduler import Scheduler, View
 
 S = TypeVar("S", bound=Scheduler[Any])
@@ -104,7 +104,7 @@ def _look(asked: Asked, block: Block, tokens: Tensor, logits: Tensor) -> View:
     window = lanes(open | committed, size)
     near = window.clamp(max=size - 1)[..., None].expand(*window.shape, logits.shape[-1])
     rows = torch.zeros_like(block.step)
-    key = row_key(rows + asked.seed, tokens, rows + size, block.step)
+    key = hash_with(row_seed(rows + asked.seed, tokens, rows + size), block.step)
     drafts = asked.sampler(logits.gather(1, near), key, tokens, window, asked.mask_id)
     draft = placed(tokens, window, drafts.draft)
     confidence = placed(torch.zeros_like(tokens, dtype=torch.float32), window, drafts.confidence)

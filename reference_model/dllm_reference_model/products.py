@@ -1,0 +1,78 @@
+"""Linear maps of one input, and how their weights lie in memory while a model decodes. Knows no transformer.
+
+A decoding step multiplies few lanes with every weight, so reading the weights is most of it: fewer and wider products,
+and a layout that is read in order, are what there is to gain.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Self
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+
+class Product(nn.Module):
+    """Linear maps of one input: each as it is while they are trained, one product with all weights once frozen.
+
+    Frozen, the maps' weights are views of one tensor, so that nothing is held twice. Only float32 on a CPU is held once
+    more, cut into panels of up to 256 outputs, which a product of few lanes reads faster (docs/benchmarks/speed.md).
+    """
+
+    weight: Tensor | None  # [E, D], or in panels [n, D, E / n]
+    bias: Tensor | None  # [E]
+
+    def __init__(self, *maps: nn.Linear) -> None:
+        super().__init__()
+        self.maps = maps  # a tuple: they keep their names in the module that made them
+        self.widths = [one.out_features for one in maps]
+        self.panel = _panel_width(math.gcd(*self.widths))
+        self.counts = [width // self.panel for width in self.widths]
+        self.register_buffer("weight", None, persistent=False)
+        self.register_buffer("bias", None, persistent=False)
+
+    def freeze(self) -> None:
+        """Lay the weights out for decoding, where they are now."""
+        weight = _joined([one.weight for one in self.maps])
+        self.bias = None if self.maps[0].bias is None else _joined([one.bias for one in self.maps])
+        if weight.dtype == torch.float32 and weight.device.type == "cpu":
+            self.weight = rearrange(weight, "(n e) d -> n d e", e=self.panel).contiguous()
+        else:
+            self.weight = weight
+            for one, part in zip(self.maps, weight.split_with_sizes(self.widths), strict=True):
+                one.weight = nn.Parameter(part, requires_grad=False)
+
+    def train(self, mode: bool = True) -> Self:
+        """As torch's; from then on each map is as it is again."""
+        if mode:
+            self.weight = self.bias = None
+        return super().train(mode)
+
+    def forward(self, x: Tensor) -> Sequence[Tensor]:
+        """[.., D] -> the outputs of each map, in panels [n, .., E / n]: see `together`."""
+        if self.weight is None:
+            return [one(x)[None] for one in self.maps]
+        if self.weight.dim() == 2:
+            whole = F.linear(x, self.weight, self.bias)
+            return [part[None] for part in whole.split_with_sizes(self.widths, dim=-1)]
+        whole = torch.bmm(x.reshape(1, -1, x.shape[-1]).expand(self.weight.shape[0], -1, -1), self.weight)
+        if self.bias is not None:
+            whole += self.bias.view(-1, 1, self.panel)
+        return whole.view(-1, *x.shape[:-1], self.panel).split_with_sizes(self.counts)
+
+
+def together(panels: Tensor) -> Tensor:
+    """Outputs in panels, [n, .., E / n] -> [.., E]."""
+    return panels[0] if panels.shape[0] == 1 else panels.movedim(0, -2).flatten(-2)
+
+
+def _joined(parts: Sequence[Tensor]) -> Tensor:
+    return torch.cat(list(parts)).detach() if len(parts) > 1 else parts[0].detach()
+
+
+def _panel_width(outputs: int) -> int:
+    """The outputs of a panel: the largest divisor up to 256, or all of them where panels would be very narrow."""
+    width = next(width for width in range(min(outputs, 256), 0, -1) if outputs % width == 0)
+    return width if width >= 64 else outputs
