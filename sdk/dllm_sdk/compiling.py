@@ -76,8 +76,9 @@ class Compiled:
 
     def __init__(self, function: partial[Any], backend: str) -> None:
         """function: with everything bound that is no tensor."""
-        code = function.func.__code__.replace(co_name=f"{function.func.__name__}_{next(_NUMBERS)}")
-        clone = FunctionType(code, function.func.__globals__, code.co_name, None, function.func.__closure__)
+        # A code object of its own: torch keeps what it has compiled, and its limits, per code object.
+        code = _traced.__code__.replace(co_name=f"{function.func.__name__}_{next(_NUMBERS)}")
+        clone = FunctionType(code, _traced.__globals__, code.co_name)
         self.calls, self.graphs, self.backend = 0, 0, lookup_backend(backend)
         self.run = torch.compile(clone, fullgraph=True, dynamic=False, backend=self.compile)
 
@@ -88,7 +89,7 @@ class Compiled:
 
     def __call__(self, function: partial[Any], *tensors: Any) -> Any:
         """As `function(*tensors)`, which must be the function that was given, or one of equal configuration."""
-        call = partial(self.run, *function.args, *tensors, **function.keywords)
+        call = partial(self.run, function.func, *function.args, *tensors, **function.keywords)
         self.calls += 1
         if self.calls > 2 and self.graphs == 1:
             return call()
@@ -103,6 +104,11 @@ class Compiled:
             if "fail_on_recompile" not in str(error):
                 raise
             raise Obstacle(f"{_reason(error)} depends on something that changes from call to call") from None
+
+
+def _traced(function: Function, *given: Any, **named: Any) -> Any:
+    """What is compiled: the function, its tuples made anew. torch 2.11 loses the fields of one that `_replace` made."""
+    return map_tensors(lambda tensor: tensor, function(*given, **named))
 
 
 def obstacle(function: Function, *tensors: Any) -> str | None:

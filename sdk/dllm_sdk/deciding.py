@@ -170,11 +170,15 @@ class Decider:
     def apply(self, rows: Rows, decision: Applied) -> tuple[Rows, Tensor]:
         """Write the decision, and say how far each row is settled, int64 [B]."""
         commit, written, remask, edit, hold, stop = decision
-        tokens = torch.where(commit | edit, written, rows.tokens).masked_fill(remask, self.mask_id)
-        masked = (rows.masked & ~commit) | remask
-        closed = ~((rows.opened & masked).any(1) | hold)
-        final = ~masked & ~(rows.block & ~closed[:, None] & self.scheduler.revises)
-        settled = torch.minimum(_first_true(~final), rows.length)
+        tokens, masked = torch.where(commit, written, rows.tokens), rows.masked & ~commit
+        if self.scheduler.revises:
+            tokens = torch.where(edit, written, tokens).masked_fill(remask, self.mask_id)
+            masked = masked | remask
+        held = (rows.opened & masked).any(1)
+        held = held | hold if self.scheduler.revises else held
+        closed, kept = ~held, held[:, None]
+        # What a revising scheduler committed is final when its block closes.
+        settled = _first_true(masked | (rows.block & kept) if self.scheduler.revises else masked).minimum(rows.length)
         ended = torch.zeros_like(stop)
         if self.stop_at_eos and self.eos_ids:
             ended = _first_true(one_of(tokens, self.eos_ids) & rows.generated & ~masked) < settled
@@ -182,16 +186,19 @@ class Decider:
         done = rows.done | stop | ended | (closed & (left == 0))
         lower = left < rows.low
         idle = torch.where(lower, 0, rows.idle + 1)
-        stuck = ~done & ~lower & (idle >= (self.max_idle if self.scheduler.revises else 1))
-        unfilled = done & (left > 0)
-        trouble = torch.where(stuck, NO_PROGRESS, 0 if self.eos_ids else unfilled * NO_EOS)
+        stuck = ~(done | lower)
+        if self.scheduler.revises:
+            stuck = stuck & (idle >= self.max_idle)
+        trouble = torch.where(stuck, NO_PROGRESS, 0)
         if self.eos_ids:
             tokens = torch.where(masked & done[:, None], self.eos_ids[0], tokens)
+        else:
+            trouble = torch.where(done & (left > 0), NO_EOS, trouble)
         rows = rows._replace(
             tokens=tokens,
             masked=masked & ~done[:, None],
-            block=rows.block & ~closed[:, None],
-            opened=rows.opened & ~closed[:, None],
+            block=rows.block & kept,
+            opened=rows.opened & kept,
             opening=closed,
             ordinal=rows.ordinal + closed,
             step=torch.where(closed, 0, rows.step + 1),

@@ -32,6 +32,9 @@ def rank(mask: Tensor, score: Tensor) -> Tensor:
 
 def top_k(mask: Tensor, score: Tensor, k: int | Tensor) -> Tensor:
     """The k positions of the mask with the highest score."""
+    if isinstance(k, int) and k == 1:  # what most rules ask for needs no sorting
+        score = score.masked_fill(~mask, -torch.inf)
+        return first(mask & ((score == score.amax(1, keepdim=True)) | score.isnan()), 1)
     return mask & (rank(mask, score) < _per_row(k))
 
 
@@ -73,13 +76,15 @@ def sum_before(place: Tensor, value: Tensor) -> Tensor:
 
 def one_of(tokens: Tensor, ids: str | tuple[int | str, ...]) -> Tensor:
     """Where a token is one of the ids: int64 [B, L] -> bool [B, L]. Texts must have been resolved to ids."""
-    if any(isinstance(item, str) for item in ids):
+    numbers = tuple(item for item in ids if isinstance(item, int))
+    if len(numbers) < len(ids):
         raise ConfigError(f"{ids!r} holds text, which only a model with a tokenizer resolves: give token ids")
-    if len(ids) > 16:
-        return torch.isin(tokens, _constant(ids, tokens.device))
-    found = torch.zeros_like(tokens, dtype=torch.bool)
-    for item in ids:  # a few comparisons cost less than a tensor that is made on the host and copied to the device
-        found = found | (tokens == item)
+    if len(numbers) > 16:
+        return torch.isin(tokens, _constant(numbers, tokens.device))
+    # A few comparisons cost less than a tensor that is made on the host and copied to the device.
+    found = tokens == numbers[0] if numbers else torch.zeros_like(tokens, dtype=torch.bool)
+    for number in numbers[1:]:
+        found = found | (tokens == number)
     return found
 
 

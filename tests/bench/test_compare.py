@@ -194,7 +194,7 @@ def test_files_with_and_without_answers(tmp_path: Path) -> None:
     alone = compare(counting(), ["fixed-block", "confidence-adaptive"], [unknown], limit=1, gen_length=8)
     assert "accuracy" not in str(alone) and alone.differences[0].accuracy is None
     assert alone.notes == [f"{unknown}: the first 1 of 2 prompts (--limit)."]
-    assert "the first 1 of 2" in str(alone)
+    assert "the first 1 of 2" in " ".join(str(alone).split())  # whatever the length of the path
     json.loads(alone.to_json())
 
 

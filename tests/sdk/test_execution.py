@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -243,6 +243,27 @@ def test_a_model_that_offers_nothing_to_compile_runs_as_it_is(compiler: Compiler
     wanted = generate(model, [[1, 2], [3]], Plain(), gen_length=[9, 5])
     found = generate(model, [[1, 2], [3]], Plain(), gen_length=[9, 5], backend="compile")
     assert told(found) == told(wanted) and compiler.made and not compiler.obstacles
+
+
+def test_named_state_keeps_its_fields(compiler: Compiler) -> None:
+    class Counted(NamedTuple):
+        steps: Tensor  # int64 [B]
+        blocks: Tensor  # int64 [B]
+
+    class Counting(Plain):
+        def init(self, tokens, open):
+            return Counted(torch.zeros_like(tokens[:, 0]), torch.zeros_like(tokens[:, 0]))
+
+        def plan(self, view, state):
+            return Plain.plan(self, view, ())[0], state._replace(blocks=state.blocks + 1)
+
+        def select(self, view, state):
+            commit = top_k(view.open, view.confidence, 1 + (state.steps + state.blocks) % 3)
+            return Decision(commit), state._replace(steps=state.steps + 1)
+
+    wanted = answers(transformer(), Counting(), DualCache())
+    assert told(answers(transformer(), Counting(), DualCache(), backend="compile")) == told(wanted)
+    assert compiler.made and not compiler.obstacles
 
 
 def test_an_error_of_the_strategy_stays_its_own(compiler: Compiler) -> None:
