@@ -64,12 +64,17 @@ def metadata(folder: Path) -> None:
 @click.option("--device", default="cuda", show_default=True)
 @click.option("--budget", default=480.0, show_default=True, help="Seconds in all.")
 @click.option("--small", is_flag=True, help="Tiny shapes and few prompts: does the script itself work?")
+@click.option("--cell", "names", multiple=True, help="Only this one of the cells; repeat it for several.")
 @click.option("--output", type=click.Path(path_type=Path), default=Path("gpu-results"), show_default=True)
-def run(device: str, budget: float, small: bool, output: Path) -> None:
+def run(device: str, budget: float, small: bool, names: tuple[str, ...], output: Path) -> None:
     """Run the cells and keep what they find in the folder OUTPUT."""
     end = time.monotonic() + budget
     if not (small or device.startswith("cuda")):
         raise click.UsageError(f"--device {device} is for trying the script out: add --small, or take --device cuda")
+    todo = list(cells(device, small=small))
+    known = [cell.name for cell in todo]
+    if unknown := sorted({*names} - {*known}):
+        raise click.UsageError(f"there is no cell {unknown[0]!r}: --cell takes {', '.join(known)}")
     missing = [name for name in NEEDED if find_spec(name) is None]
     if missing:
         raise click.ClickException(f"these packages are missing, install them first: {', '.join(missing)}")
@@ -79,7 +84,7 @@ def run(device: str, budget: float, small: bool, output: Path) -> None:
         raise click.ClickException(f"--output {output} cannot be written: {error.strerror}") from error
     found: dict[str, Any] = {"machine": machine(), "budget_s": budget, "device": device, "cells": []}
     with (output / "log.txt").open("w", encoding="utf-8") as log:
-        for result in results(cells(device, small=small), end, log):
+        for result in results([cell for cell in todo if cell.name in (names or known)], end, log):
             found["cells"].append(result)
             found["seconds"] = round(budget - (end - time.monotonic()), 1)
             write(output / "results.json", found)
@@ -108,9 +113,8 @@ def cells(device: str, *, small: bool) -> Iterator[Cell]:
     yield Cell("compare-tiny", 60, (*BENCH, *tiny, "--format", "json"))
 
 
-def results(todo: Iterator[Cell], end: float, log: TextIO) -> Iterator[dict[str, Any]]:
+def results(left: list[Cell], end: float, log: TextIO) -> Iterator[dict[str, Any]]:
     """One result per cell; nothing is begun after `end`, on the monotonic clock."""
-    left = list(todo)
     while left:
         cell, shares = left[0], sum(one.share for one in left)
         left = left[1:]

@@ -72,7 +72,8 @@ class Scheduler(ABC, Generic[State]):
     """Which positions form the next block, and which of them commit now.
 
     Subclass it as a frozen dataclass: the fields are the hyperparameters, checked in `__post_init__`. Methods are pure:
-    what must survive a step is returned as state, a tuple (of tuples) of tensors that lead with B and may have L.
+    what must survive a step is returned as state, a tuple (of tuples, named or not) of tensors that lead with B and may
+    have L.
     """
 
     @property

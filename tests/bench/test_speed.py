@@ -288,3 +288,12 @@ def test_the_gpu_script_does_not_load_eight_billion_weights_on_a_cpu(tmp_path: P
     command = [sys.executable, str(GPU / "gpu.py"), "run", "--device", "cpu", "--output", str(tmp_path / "out")]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 2 and "add --small" in done.stderr and not (tmp_path / "out").exists()
+    done = subprocess.run([*command, "--small", "--cell", "speed-2M"], capture_output=True, text=True, check=False)
+    assert done.returncode == 2 and "there is no cell 'speed-2M': --cell takes tests, speed-3M, speed-LL" in done.stderr
+
+
+def test_one_cell_of_the_gpu_script_alone(tmp_path: Path) -> None:
+    command = [sys.executable, str(GPU / "gpu.py"), "run", "--device", "cpu", "--small", "--budget", "11"]
+    subprocess.run([*command, "--cell", "compare-tiny", "--output", str(tmp_path)], check=False, timeout=100)
+    (cell,) = json.loads((tmp_path / "results.json").read_text())["cells"]
+    assert cell["name"] == "compare-tiny"
