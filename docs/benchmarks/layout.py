@@ -37,7 +37,14 @@ def main(turns: int, limit: int) -> None:
     torch.set_num_threads(1)
     passes = [row for shape in SHAPES for row in forward_passes(shape, turns)]
     rows = [row for dtype in ("float32", "bfloat16") for row in accuracy(dtype, limit)]
-    found = {"torch": torch.__version__, "turns": turns, "limit": limit, "passes": passes, "accuracy": rows}
+    found = {
+        "torch": torch.__version__,
+        "canvas": CANVAS,
+        "turns": turns,
+        "limit": limit,
+        "passes": passes,
+        "accuracy": rows,
+    }
     Path(__file__).with_name("layout.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
 
 

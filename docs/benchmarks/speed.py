@@ -1,4 +1,4 @@
-"""Writes speed.md from speed-*.json: `python docs/benchmarks/speed.py`.
+"""Writes speed.md from speed-*.json and layout.json: `python docs/benchmarks/speed.py`.
 
 These files are what the commands on the page printed. The page shows it, beside the aims and with what it cannot show.
 """
@@ -10,6 +10,7 @@ from dataclasses import replace
 from math import nan
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 from dllm_bench import Speed
 from dllm_bench.render import pipe_table
@@ -51,8 +52,9 @@ ratio, by CPU time and by the clock.
 Ratios (time of the research-style loop / ours) are medians over n prompts, with quartiles. {verdict}
 
 Of a block step's {step:.1f} ms the model's forward pass takes {forward:.1f}, the decision {decision:.1f}. The forward
-pass is matrix products for the most part, the same ones in both loops, and on 32 rows they run far below the rate of a
-large product: see the last column under Steps.
+pass is matrix products for the most part, with the same weights in both loops: 38 MB that are read once per step and
+multiplied with 32 rows, far below the rate of a large product (see the last column under Steps). So what a loop does
+around them can save little of a block step, and more of a step on the whole canvas.
 
 Public figures beside them: Fast-dLLM's own loops took 60.5 (none), 32.9 (prefix) and 20.6 (dual) ms of CPU time per
 call on a model of this shape, one thread of a shared two-core machine; they were measured elsewhere, so they say that
@@ -68,7 +70,20 @@ question to the host for each, and one more after every call; the prefix loop al
 
 It leaves out what costs that code a little more: a bias that is sliced in every layer and never used, autocast contexts
 around norms and rotations. And it suppresses the mask token, which public code does not. Attention is torch's own
-kernel for both. It was written from a description of that code, in `sdk/dllm_bench/timing/research.py`.
+kernel for both. Its weights lie as a checkpoint stores them. It was written from a description of that code, in
+`sdk/dllm_bench/timing/research.py`.
+
+## Layout and type of the weights
+
+Forward passes with the head, on a canvas of {canvas} positions with keys and values kept, one thread, in turn; times as
+fast as the model that `train` gives, float32 with each weight by itself, row by row. *frozen* is what `load_model`
+gives: one product per input, its weights in panels of up to 256 outputs. Medians of {turns} turns, with quartiles.
+
+{layouts}
+
+In bfloat16 the tiny model writes other tokens here and there; what that does to the answers, on {limit} prompts:
+
+{accuracy}
 
 ## Steps
 
@@ -101,9 +116,15 @@ def page(runs: dict[str, Speed]) -> str:
     about = speed.environment
     tables = dict(section.split("\n\n", 1) for section in speed.to("md").split("\n\n**")[1:])
     ceilings = speed.ceilings
+    layout = json.loads((HERE / "layout.json").read_text("utf-8"))
     block = next(one for one in speed.steps if (one.kind, one.backend) == ("block", "eager"))
     return PAGE.format(
-        command="\n".join([*(command(*run) for run in runs.items()), "python docs/benchmarks/speed.py"]),
+        command="\n".join(
+            [
+                *(command(*run) for run in runs.items()),
+                *(f"python docs/benchmarks/{name}.py" for name in ("layout", "speed")),
+            ]
+        ),
         about=f"Measured on {about['date'][:10]}, {about['cpus']} shared cores ({about['device_name']}), torch "
         f"{about['torch']}, threads: {about['threads']}; a copy moved {ceilings.bytes_per_second / 1e9:.1f} GB/s, a "
         f"matrix product ran at {ceilings.flops_per_second / 1e9:.0f} GFLOP/s",
@@ -117,6 +138,11 @@ def page(runs: dict[str, Speed]) -> str:
         step=block.ms.median,
         forward=block.forward_ms.median if block.forward_ms else nan,
         decision=block.decision_ms.median if block.decision_ms else nan,
+        canvas=layout["canvas"],
+        turns=layout["turns"],
+        limit=layout["limit"],
+        layouts=layouts(layout["passes"]),
+        accuracy=accuracy(layout["accuracy"]),
         steps=body(tables, "Steps"),
         rates=body(tables, "Tokens per second"),
         notes="".join(f"\n- {note}" for run in runs.values() for note in run.notes if note.startswith("Left out")),
@@ -162,6 +188,24 @@ def races(speed: Speed) -> str:
         for one in speed.races
     ]
     return "\n".join(pipe_table(titles, rows))
+
+
+def layouts(passes: list[dict[str, Any]]) -> str:
+    """What the layout and the type are worth."""
+    titles = ["shape, what is computed", "ms as trained", "float32, frozen", "bfloat16, frozen"]
+    rows = []
+    for one in passes:
+        faster = ["{1:.2f} [{0:.2f}, {2:.2f}]".format(*one["times_as_fast"][name]) for name in ("frozen", "bfloat16")]
+        rows.append([f"{one['shape']}, {one['kind']}", f"{one['ms']['trained']:.2f}", *faster])
+    return "\n".join(pipe_table(titles, rows))
+
+
+def accuracy(rows: list[dict[str, Any]]) -> str:
+    """What the tiny model gets right in both types."""
+    strict = "{accuracy:.1%} [{accuracy_low:.1%}, {accuracy_high:.1%}]"
+    rows = sorted(rows, key=lambda row: row["scheduler"])
+    shown = [[row["scheduler"], row["dtype"], strict.format(**row), f"{row['nfe']:.2f}"] for row in rows]
+    return "\n".join(pipe_table(["scheduler", "type", "strict accuracy", "NFE"], shown))
 
 
 def ratio(value: Spread) -> str:

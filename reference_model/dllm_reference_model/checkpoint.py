@@ -55,8 +55,9 @@ def load(folder: str | Path, *, device: str | torch.device = "cpu", dtype: torch
     tokenizer = _read_tokenizer(folder / TOKENIZER, config) if (folder / TOKENIZER).exists() else None
     with torch.device("meta"):  # no memory, no initial values
         model = Transformer(config, tokenizer)
-    state = _read_weights(folder / WEIGHTS, expected_shapes(model), torch.device(device), dtype)
-    model.load_state_dict(state, assign=True)
+    model.load_state_dict(
+        _read_weights(folder / WEIGHTS, expected_shapes(model), torch.device(device), dtype), assign=True
+    )
     return model.freeze()
 
 

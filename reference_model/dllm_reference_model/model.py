@@ -160,7 +160,7 @@ class Attention(nn.Module):
         self.key = nn.Linear(width, keys, bias=config.qkv_bias)
         self.value = nn.Linear(width, keys, bias=config.qkv_bias)
         self.out = nn.Linear(queries, width, bias=False)
-        self.inward, self.outward = Product(self.query, self.key, self.value), Product(self.out)
+        self.inward, self.outward = Product(), Product()
         if config.qk_norm:
             self.query_norm = nn.RMSNorm(config.head_width, config.norm_eps)
             self.key_norm = nn.RMSNorm(config.head_width, config.norm_eps)
@@ -168,7 +168,8 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, turn: Turn, slots: Slots | None, asked: Asked) -> Tensor:
         """[B, Q, D] -> [B, W, D]."""
-        query, key, value = (torch.unflatten(together(part), 2, (-1, self.head_width)) for part in self.inward(x))
+        parts = self.inward(x, self.query, self.key, self.value)
+        query, key, value = (torch.unflatten(together(part), 2, (-1, self.head_width)) for part in parts)
         if self.qk_norm:
             query, key = self.query_norm(query), self.key_norm(key)
         query, key = turn(query), turn(key)
@@ -182,7 +183,12 @@ class Attention(nn.Module):
         )
         if self.group > 1:
             mixed = rearrange(mixed, "b g (n q) e -> b (g n) q e", n=self.group)
-        return together(self.outward(mixed.transpose(1, 2).flatten(2))[0])
+        return together(self.outward(mixed.transpose(1, 2).flatten(2), self.out)[0])
+
+    def freeze(self) -> None:
+        """Lay weights out for decoding."""
+        self.inward.freeze(self.query, self.key, self.value)
+        self.outward.freeze(self.out)
 
 
 class SwiGLU(nn.Module):
@@ -193,11 +199,16 @@ class SwiGLU(nn.Module):
         self.gate = nn.Linear(config.width, config.mlp_width, bias=False)
         self.up = nn.Linear(config.width, config.mlp_width, bias=False)
         self.down = nn.Linear(config.mlp_width, config.width, bias=False)
-        self.inward, self.outward = Product(self.gate, self.up), Product(self.down)
+        self.inward, self.outward = Product(), Product()
 
     def forward(self, x: Tensor) -> Tensor:
-        gate, up = self.inward(x)
-        return together(self.outward(together(F.silu(gate) * up))[0])
+        gate, up = self.inward(x, self.gate, self.up)
+        return together(self.outward(together(F.silu(gate) * up), self.down)[0])
+
+    def freeze(self) -> None:
+        """Lay weights out for decoding."""
+        self.inward.freeze(self.gate, self.up)
+        self.outward.freeze(self.down)
 
 
 class Layer(nn.Module):
@@ -235,7 +246,7 @@ class Transformer(nn.Module):
         self.norm = nn.RMSNorm(config.width, config.norm_eps)
         if not config.tied:
             self.unembed = nn.Linear(config.width, config.vocab_size, bias=False)
-            self.outward = Product(self.unembed)
+            self.outward = Product()
         self.mask_id: int = config.mask_id
         self.eos_ids: tuple[int, ...] = config.eos_ids
         self.vocab_size: int = config.vocab_size
@@ -247,12 +258,15 @@ class Transformer(nn.Module):
     def freeze(self) -> Self:
         """For decoding, until `train` is called: no gradients, and weights laid out for few lanes (`Product`).
 
-        Names and values of the parameters stay as they are; what is written into them later may have no effect.
+        Names and values of the parameters stay as they are. What is written into them later, and a module that takes
+        the place of one, may have no effect before `freeze` is called again.
         """
         self.eval().requires_grad_(False)
         for module in self.modules():
-            if isinstance(module, Product):
+            if isinstance(module, Attention | SwiGLU):
                 module.freeze()
+        if not self.config.tied:
+            self.outward.freeze(self.unembed)
         return self
 
     @property
@@ -262,9 +276,12 @@ class Transformer(nn.Module):
 
     def _apply(self, fn: Callable[..., Tensor], recurse: bool = True) -> Self:
         """What `to` and its like call: a frozen model stays frozen."""
+        frozen = self.frozen
+        for module in self.modules():  # what is laid out is not moved, but made anew
+            if isinstance(module, Product):
+                module.thaw()
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        self._refreeze()
-        return self
+        return self.freeze() if frozen else self
 
     def _refreeze(self, *_: object) -> None:
         if self.frozen:
@@ -309,7 +326,7 @@ class Transformer(nn.Module):
     ) -> Tensor:
         """Hidden states [B, W, D] of some of the fed lanes, int64 [B, W]: else as `forward`.
 
-        What the last layer makes of the other lanes nobody would read: only their keys and values are computed there.
+        What the last layer makes of the other lanes nobody would read: its attention and its MLP leave them out.
         """
         return self.forward(tokens, positions, store, key_mask, lanes)
 
@@ -321,7 +338,9 @@ class Transformer(nn.Module):
 
     def head(self, hidden: Tensor) -> Tensor:
         """Logits [.., V] of hidden states [.., D]."""
-        return F.linear(hidden, self.embed.weight) if self.config.tied else together(self.outward(hidden)[0])
+        return (
+            F.linear(hidden, self.embed.weight) if self.config.tied else together(self.outward(hidden, self.unembed)[0])
+        )
 
     def new_store(self, rows: int, length: int) -> Store:
         """An empty store for `rows` rows of `length` positions; lanes at position `length` are padding."""

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 
 class Product(nn.Module):
-    """Linear maps of one input: each as it is while they are trained, one product with all weights once frozen.
+    """Linear maps of one input, given at every call; once frozen, one product with all their weights.
 
     Frozen, the maps' weights are views of one tensor, so that nothing is held twice. Only float32 on a CPU is held once
     more, cut into panels of up to 256 outputs, which a product of few lanes reads faster (docs/benchmarks/speed.md).
@@ -24,43 +24,50 @@ class Product(nn.Module):
     weight: Tensor | None  # [E, D], or in panels [n, D, E / n]
     bias: Tensor | None  # [E]
 
-    def __init__(self, *maps: nn.Linear) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.maps = maps  # a tuple: they keep their names in the module that made them
-        self.widths = [one.out_features for one in maps]
-        self.panel = _panel_width(math.gcd(*self.widths))
-        self.counts = [width // self.panel for width in self.widths]
-        self.register_buffer("weight", None, persistent=False)
-        self.register_buffer("bias", None, persistent=False)
+        for name in ("weight", "bias"):
+            self.register_buffer(name, None, persistent=False)
+        self.widths: list[int] = []  # outputs of each map
 
-    def freeze(self) -> None:
-        """Lay the weights out for decoding, where they are now."""
-        weight = _joined([one.weight for one in self.maps])
-        self.bias = None if self.maps[0].bias is None else _joined([one.bias for one in self.maps])
+    def freeze(self, *maps: nn.Linear) -> None:
+        """Lay the weights out for decoding, where they are now; those of another kind of module stay as they are."""
+        self.thaw()
+        if any(type(one) is not nn.Linear for one in maps):
+            return
+        self.widths = [one.out_features for one in maps]
+        weight = _joined([one.weight for one in maps])
+        self.bias = None if maps[0].bias is None else _joined([one.bias for one in maps])
         if weight.dtype == torch.float32 and weight.device.type == "cpu":
-            self.weight = rearrange(weight, "(n e) d -> n d e", e=self.panel).contiguous()
+            panel = _panel_width(math.gcd(*self.widths))
+            self.weight = rearrange(weight, "(n e) d -> n d e", e=panel).contiguous()
         else:
             self.weight = weight
-            for one, part in zip(self.maps, weight.split_with_sizes(self.widths), strict=True):
+            for one, part in zip(maps, weight.split_with_sizes(self.widths), strict=True):
                 one.weight = nn.Parameter(part, requires_grad=False)
 
+    def thaw(self) -> None:
+        """Each map as it is again."""
+        self.weight = self.bias = None
+
     def train(self, mode: bool = True) -> Self:
-        """As torch's; from then on each map is as it is again."""
+        """As torch's: what is trained is thawed."""
         if mode:
-            self.weight = self.bias = None
+            self.thaw()
         return super().train(mode)
 
-    def forward(self, x: Tensor) -> Sequence[Tensor]:
+    def forward(self, x: Tensor, *maps: nn.Linear) -> Sequence[Tensor]:
         """[.., D] -> the outputs of each map, in panels [n, .., E / n]: see `together`."""
-        if self.weight is None:
-            return [one(x)[None] for one in self.maps]
+        if self.weight is None or maps[0].weight.requires_grad:
+            return [one(x)[None] for one in maps]
         if self.weight.dim() == 2:
             whole = F.linear(x, self.weight, self.bias)
             return [part[None] for part in whole.split_with_sizes(self.widths, dim=-1)]
-        whole = torch.bmm(x.reshape(1, -1, x.shape[-1]).expand(self.weight.shape[0], -1, -1), self.weight)
+        count, width, panel = self.weight.shape
+        whole = torch.bmm(x.reshape(1, -1, width).expand(count, -1, -1), self.weight)
         if self.bias is not None:
-            whole += self.bias.view(-1, 1, self.panel)
-        return whole.view(-1, *x.shape[:-1], self.panel).split_with_sizes(self.counts)
+            whole += self.bias.view(count, 1, panel)
+        return whole.view(count, *x.shape[:-1], panel).split_with_sizes([size // panel for size in self.widths])
 
 
 def together(panels: Tensor) -> Tensor:

@@ -135,6 +135,7 @@ def _load(
         for name, tensor in read_tensors(path, header, device, dtype).items()
     }
     model.load_state_dict(state, assign=True)
+    del state  # or `freeze` would hold most weights twice
     return model.freeze()
 
 

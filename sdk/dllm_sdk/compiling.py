@@ -103,7 +103,8 @@ class Compiled:
         except RuntimeError as error:
             if "fail_on_recompile" not in str(error):
                 raise
-            raise Obstacle(f"{_reason(error)} depends on something that changes from call to call") from None
+            line = _where([_start(function.func), *_told(str(error))])
+            raise Obstacle(f"{line} depends on something that changes from call to call") from None
 
 
 def _traced(function: Function, *given: Any, **named: Any) -> Any:
@@ -159,8 +160,17 @@ def _reason(error: Exception) -> str:
     text = str(error)
     if "No working C++ compiler" in text or "InvalidCxxCompiler" in text:
         raise ConfigError("backend 'compile' needs a C++ compiler on this machine: install g++, or take 'eager'")
-    line = _where([(name, int(number)) for name, number in _FRAME.findall(text)])
-    return line if "fail_on_recompile" in text else f"{line}: {' '.join(text.splitlines()[:2])}"
+    return f"{_where(_told(text))}: {' '.join(text.splitlines()[:2])}"
+
+
+def _told(text: str) -> list[tuple[str, int]]:
+    """The frames that a message names, but for the one that everything is called from."""
+    frames = [(name, int(number)) for name, number in _FRAME.findall(text)]
+    return [frame for frame in frames if frame != _start(_traced)]
+
+
+def _start(function: Any) -> tuple[str, int]:
+    return function.__code__.co_filename, function.__code__.co_firstlineno
 
 
 def _frames(error: Exception) -> list[tuple[str, int]]:

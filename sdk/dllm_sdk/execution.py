@@ -128,10 +128,7 @@ class Compiling(Runner):
 
     def step(self, keys: tuple[Hashable, Hashable], look: partial[Any], decide: partial[Any], rows: Any) -> Any:
         """The decision compiled; the forward pass compiles its own parts."""
-        # A model's part has code of its own for each set of shapes: there is nothing to guard against.
-        with torch.compiler.set_stance("default", skip_guard_eval_unsafe=True):
-            seen = look(rows)
-        return _compiled(keys[1], decide, rows, *seen)
+        return _compiled(keys[1], decide, rows, *look(rows))
 
     def spent(self) -> float:
         """Seconds spent on compiling since it was last asked."""
@@ -158,7 +155,8 @@ class Capturing(Compiling):
     def __init__(self, model: Model) -> None:
         """The model whose steps are run, on a CUDA device."""
         super().__init__(model)
-        weights = tuple(weight.data_ptr() for weight in getattr(model, "parameters", tuple)())
+        held = (*getattr(model, "parameters", tuple)(), *getattr(model, "buffers", tuple)())
+        weights = tuple(tensor.data_ptr() for tensor in held)
         if model not in _fixed or _fixed[model].weights != weights:  # graphs hold the addresses of the weights
             _fixed[model] = _Fixed(weights)
         self.fixed = _fixed[model]

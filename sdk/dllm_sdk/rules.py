@@ -6,6 +6,8 @@ is bool [B, L], a `score` float [B, L]; `k` is an int or int64 [B].
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
@@ -32,7 +34,7 @@ def rank(mask: Tensor, score: Tensor) -> Tensor:
 
 def top_k(mask: Tensor, score: Tensor, k: int | Tensor) -> Tensor:
     """The k positions of the mask with the highest score."""
-    if isinstance(k, int) and k == 1:  # what most rules ask for needs no sorting
+    if isinstance(k, int) and k == 1 and mask.shape[1]:  # what most rules ask for needs no sorting
         score = score.masked_fill(~mask, -torch.inf)
         return first(mask & ((score == score.amax(1, keepdim=True)) | score.isnan()), 1)
     return mask & (rank(mask, score) < _per_row(k))
@@ -76,9 +78,9 @@ def sum_before(place: Tensor, value: Tensor) -> Tensor:
 
 def one_of(tokens: Tensor, ids: str | tuple[int | str, ...]) -> Tensor:
     """Where a token is one of the ids: int64 [B, L] -> bool [B, L]. Texts must have been resolved to ids."""
-    numbers = tuple(item for item in ids if isinstance(item, int))
-    if len(numbers) < len(ids):
+    if any(isinstance(item, str) for item in ids):
         raise ConfigError(f"{ids!r} holds text, which only a model with a tokenizer resolves: give token ids")
+    numbers = cast(tuple[int, ...], ids)
     if len(numbers) > 16:
         return torch.isin(tokens, _constant(numbers, tokens.device))
     # A few comparisons cost less than a tensor that is made on the host and copied to the device.

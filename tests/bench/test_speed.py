@@ -19,7 +19,7 @@ from dllm_bench.cli import cli
 from dllm_bench.timing.ceilings import Ceilings
 from dllm_bench.timing.clocks import spread
 from dllm_bench.timing.counting import Work, count, weigh
-from dllm_bench.timing.research import CACHES, ResearchModel, Rule, decode_research, quota_rule, threshold_rule
+from dllm_bench.timing.research import CACHES, Rule, decode_research, quota_rule, threshold_rule
 from dllm_bench.timing.work import random_prompts
 from dllm_reference_model.checkpoint import CheckpointError
 from dllm_reference_model.model import Config, Transformer
@@ -64,7 +64,7 @@ def test_the_research_style_loop_writes_the_same_in_as_many_passes(
     for prompt in random_prompts(model, 2, 11, seed=3):
         scheduler = load_scheduler(spec)
         ours = generate(model, prompt, scheduler, gen_length=40, cache=load_cache(cache), stop_at_eos=False)
-        theirs = decode_research(ResearchModel(model, 51), prompt, rule, gen_length=40, block=16, cache=cache)
+        theirs = decode_research(model, prompt, rule, gen_length=40, block=16, cache=cache)
         assert ours.tokens[0].tolist() == theirs.tokens.tolist()
         assert ours.nfe == [theirs.nfe]
         assert 3 <= theirs.nfe < 40

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from dllm_bench.timing.counting import count
-from dllm_bench.timing.research import ResearchModel, decode_research, threshold_rule
+from dllm_bench.timing.research import decode_research, threshold_rule
 from dllm_bench.timing.run import speed
 from dllm_bench.timing.work import random_prompts
 from dllm_sdk import Model, generate, load_cache, load_model, load_scheduler
@@ -44,9 +44,7 @@ def test_the_research_style_loop_writes_the_same(model: Model, cache: str) -> No
     (prompt,) = random_prompts(model, 1, 20, seed=0)
     scheduler = load_scheduler("threshold:block=16,threshold=0.9")
     ours = generate(model, prompt, scheduler, gen_length=48, cache=load_cache(cache), stop_at_eos=False)
-    theirs = decode_research(
-        ResearchModel(model, 68), prompt, threshold_rule(0.9), gen_length=48, block=16, cache=cache
-    )
+    theirs = decode_research(model, prompt, threshold_rule(0.9), gen_length=48, block=16, cache=cache)
     assert ours.tokens[0].tolist() == theirs.tokens.tolist()
     assert ours.nfe == [theirs.nfe]
 

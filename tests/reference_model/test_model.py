@@ -178,6 +178,16 @@ def test_a_frozen_model_stays_frozen_where_it_is_moved_or_loaded(config: Config)
         assert mlp.inward.weight.data_ptr() == mlp.gate.weight.data_ptr()  # nothing is held twice
 
 
+def test_a_frozen_model_gives_gradients_where_they_are_asked_for_and_takes_other_modules() -> None:
+    model, (tokens, positions) = random_model(PLAIN).float().freeze(), canvas(2, 9)
+    before = model(tokens, positions)
+    model.requires_grad_(True)(tokens, positions).sum().backward()  # not even `train` was called
+    assert all(weight.grad is not None for name, weight in model.named_parameters() if "unembed" not in name)
+    model.layers[0].mlp.gate = torch.nn.Linear(32, 48, bias=False)
+    assert not torch.allclose(changed := model.train()(tokens, positions), before)
+    torch.testing.assert_close(model.freeze()(tokens, positions), changed.detach())
+
+
 def test_a_frozen_model_can_be_trained_again() -> None:
     model, (tokens, positions) = random_model(PLAIN).float().freeze(), canvas(2, 9)
     before = model(tokens, positions)

@@ -5,6 +5,7 @@ Two ways to look: below torch's dispatcher (any device, eager only), and the pro
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeVar
@@ -116,4 +117,9 @@ class _Products(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return result
 
     def _add(self, flops: float, moved: list[Tensor]) -> None:
-        self.work = self.work + Work(flops, sum(one.numel() * one.element_size() for one in moved))
+        self.work = self.work + Work(flops, sum(_elements(one) * one.element_size() for one in moved))
+
+
+def _elements(tensor: Tensor) -> int:
+    """Those in memory: what is expanded lies there once."""
+    return math.prod(size for size, stride in zip(tensor.shape, tensor.stride(), strict=True) if stride)

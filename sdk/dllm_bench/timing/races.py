@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from dllm_bench.timing.clocks import Took, between, clock_of, spread
-from dllm_bench.timing.research import Researched, ResearchModel, Rule, decode_research
+from dllm_bench.timing.research import Researched, Rule, decode_research
 from dllm_bench.timing.results import Race
 from dllm_bench.timing.work import Job
 from dllm_sdk import Model
@@ -44,25 +44,24 @@ def race(track: Track, backends: Sequence[Backend], enough: Callable[[], bool]) 
     `enough` is asked before every round but the first.
     """
     warm, *jobs = track.jobs
-    theirs = ResearchModel(track.model, max(len(job.prompts[0]) + job.gen_length[0] for job in track.jobs))
-    _research(track, theirs, warm)
+    _research(track, warm)
     preparation = {backend: _ours(warm, backend).preparation for backend in backends}
     research: list[Finish] = []
     ours: dict[Backend, list[Finish]] = {backend: [] for backend in backends}
     for job in jobs:
         if research and enough():
             break
-        research.append(_research(track, theirs, job))
+        research.append(_research(track, job))
         for backend in backends:
             ours[backend].append(_ours(job, backend))
     return [_result(track, backend, found, research, preparation[backend]) for backend, found in ours.items()]
 
 
-def _research(track: Track, theirs: ResearchModel, job: Job) -> Finish:
+def _research(track: Track, job: Job) -> Finish:
     clock = clock_of(track.model.device)
     start = clock()
     found: Researched = decode_research(
-        theirs, job.prompts[0], track.rule, gen_length=job.gen_length[0], block=track.block, cache=job.cache
+        track.model, job.prompts[0], track.rule, gen_length=job.gen_length[0], block=track.block, cache=job.cache
     )
     return Finish(between(start, clock()), found.tokens.tolist(), found.nfe)
 

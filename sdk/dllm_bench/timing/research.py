@@ -13,8 +13,8 @@ own weights, a batch of one, and does as they do:
   the prefix loop drafts every fed position once more and throws it away.
 
 It leaves out what costs them a little more: an attention bias that is sliced in every layer and never used, an autocast
-context around every norm and rotation. Attention is torch's own kernel, without a mask, as theirs is. Weights are laid
-out row by row, as checkpoints store them, whatever layout the model has chosen for itself.
+context around every norm and rotation. Attention is torch's own kernel, without a mask, as theirs is. Each weight is
+multiplied by itself and lies as a checkpoint stores it.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dllm_sdk import ConfigError
+from dllm_sdk import ConfigError, Model
 
 PUBLIC_FIGURES = (
     "Public code elsewhere, for the order of magnitude: Fast-dLLM's loops took 60.5 / 32.9 / 20.6 ms of CPU time per "
@@ -77,11 +77,12 @@ def quota_rule(steps: int) -> Rule:
 
 @torch.no_grad()
 def decode_research(
-    run: ResearchModel, prompt: Sequence[int], rule: Rule, *, gen_length: int, block: int, cache: str
+    model: Model, prompt: Sequence[int], rule: Rule, *, gen_length: int, block: int, cache: str
 ) -> Researched:
-    """Decode one prompt; `cache` is one of CACHES."""
-    model, nfe = run.model, 0
+    """Decode one prompt; `cache` is one of CACHES. Raises ConfigError for a model that is not the reference's."""
     canvas = torch.tensor([[*prompt, *[model.mask_id] * gen_length]], device=model.device)
+    run = ResearchModel(model, canvas.shape[1])
+    nfe = 0
     for start in range(len(prompt), canvas.shape[1], block):
         end = min(start + block, canvas.shape[1])
         logits, past = run(canvas)
@@ -134,8 +135,6 @@ class ResearchModel:
         half = torch.arange(0, config.head_width, 2, device=model.device, dtype=torch.float32) / config.head_width
         angles = torch.arange(length, device=model.device)[:, None] * config.rope_base**-half  # [L, E / 2]
         self.cos, self.sin = (torch.cat((part, part), -1) for part in (angles.cos(), angles.sin()))
-        linear = [module for module in model.modules() if isinstance(module, torch.nn.Linear)]
-        self.weights = {module: module.weight.contiguous() for module in linear}
 
     def __call__(self, tokens: Tensor, past: Past | None = None, replaced: Tensor | None = None) -> tuple[Tensor, Past]:
         """Logits [1, Q, V] of every fed position, and the keys and values seen.
@@ -150,10 +149,10 @@ class ResearchModel:
             present.append(kept)
             x = x + mixed
             inner = self.norm(layer.mlp_norm, x)
-            gate, up = (self.linear(one, inner) for one in (layer.mlp.gate, layer.mlp.up))
-            x = x + self.linear(layer.mlp.down, F.silu(gate) * up)
+            x = x + layer.mlp.down(F.silu(layer.mlp.gate(inner)) * layer.mlp.up(inner))
         out = self.norm(self.model.norm, x)
-        logits = self.model.head(out) if self.config.tied else self.linear(self.model.unembed, out)
+        # Weights as a checkpoint stores them: `head` would take what `freeze` has laid out.
+        logits: Tensor = F.linear(out, self.model.embed.weight) if self.config.tied else self.model.unembed(out)
         return logits, present
 
     def attend(
@@ -161,7 +160,7 @@ class ResearchModel:
     ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         """Attention of one layer, [1, Q, D] -> [1, Q, D], and its keys and values."""
         query, key, value = (
-            torch.unflatten(self.linear(project, x), -1, (-1, layer.head_width)).transpose(1, 2)
+            project(x).unflatten(-1, (-1, layer.head_width)).transpose(1, 2)
             for project in (layer.query, layer.key, layer.value)
         )
         if self.config.qk_norm:
@@ -180,7 +179,7 @@ class ResearchModel:
             scale=layer.scale,
             enable_gqa=query.shape[1] != key.shape[1],
         )
-        return self.linear(layer.out, mixed.transpose(1, 2).flatten(2)), (key, value)
+        return layer.out(mixed.transpose(1, 2).flatten(2)), (key, value)
 
     def turn(self, heads: Tensor, start: int) -> Tensor:
         """Rotary position embedding of [1, H, Q, E] at positions from `start` on, in float32."""
@@ -188,10 +187,6 @@ class ResearchModel:
         exact = heads.float()
         first, second = exact.chunk(2, dim=-1)
         return (exact * cos + torch.cat((-second, first), dim=-1) * sin).to(heads.dtype)
-
-    def linear(self, layer: Any, x: Tensor) -> Tensor:
-        """A product with weights as they are stored."""
-        return F.linear(x, self.weights[layer], layer.bias)
 
     def norm(self, layer: Any, x: Tensor) -> Tensor:
         """RMSNorm written out."""
