@@ -39,6 +39,7 @@ def main(turns: int, limit: int) -> None:
     rows = [row for dtype in ("float32", "bfloat16") for row in accuracy(dtype, limit)]
     found = {
         "torch": torch.__version__,
+        "amx": "amx_bf16" in Path("/proc/cpuinfo").read_text("utf-8"),  # products of bfloat16 in hardware
         "canvas": CANVAS,
         "turns": turns,
         "limit": limit,

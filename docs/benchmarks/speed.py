@@ -81,7 +81,7 @@ gives: one product per input, its weights in panels of up to 256 outputs. Median
 
 {layouts}
 
-In bfloat16 the tiny model writes other tokens here and there; what that does to the answers, on {limit} prompts:
+This processor {multiplies} bfloat16 in hardware (AMX). In that type the tiny model writes other tokens here and there; what that does to the answers, on {limit} prompts:
 
 {accuracy}
 
@@ -139,6 +139,7 @@ def page(runs: dict[str, Speed]) -> str:
         forward=block.forward_ms.median if block.forward_ms else nan,
         decision=block.decision_ms.median if block.decision_ms else nan,
         canvas=layout["canvas"],
+        multiplies="multiplies" if layout["amx"] else "does not multiply",
         turns=layout["turns"],
         limit=layout["limit"],
         layouts=layouts(layout["passes"]),

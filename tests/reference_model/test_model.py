@@ -184,7 +184,8 @@ def test_a_frozen_model_gives_gradients_where_they_are_asked_for_and_takes_other
     model.requires_grad_(True)(tokens, positions).sum().backward()  # not even `train` was called
     assert all(weight.grad is not None for name, weight in model.named_parameters() if "unembed" not in name)
     model.layers[0].mlp.gate = torch.nn.Linear(32, 48, bias=False)
-    assert not torch.allclose(changed := model.train()(tokens, positions), before)
+    changed = model.train()(tokens, positions)
+    assert not torch.allclose(changed, before)
     torch.testing.assert_close(model.freeze()(tokens, positions), changed.detach())
 
 
