@@ -81,7 +81,8 @@ gives: one product per input, its weights in panels of up to 256 outputs. Median
 
 {layouts}
 
-This processor {multiplies} bfloat16 in hardware (AMX). In that type the tiny model writes other tokens here and there; what that does to the answers, on {limit} prompts:
+This processor {multiplies} bfloat16 in hardware (AMX). In that type the tiny model writes other tokens here and
+there; what that does to the answers, on {limit} prompts:
 
 {accuracy}
 
