@@ -24,7 +24,6 @@ AIMS = {
     ("dual", "eager"): 1.3,
     ("dual", "compile"): 1.6,
 }
-PUBLIC_MS = {"none": 60.5, "prefix": 32.9, "dual": 20.6}  # Fast-dLLM, CPU ms per call on a model of this shape
 
 PAGE = """# What a step costs
 
@@ -40,7 +39,7 @@ script](../how-to/gpu.md), and its figures are not in yet.
 
 The machine is shared (a pass took {busy:.2f} times as long by the clock as by CPU time), so an absolute time means
 little. What counts are ratios: both loops run in one process, in turn on the same prompts, and every prompt gives one
-ratio, by CPU time and by the clock.
+ratio of CPU times; those by the clock are in the JSON files beside this page.
 
 ## Against a research-style loop
 
@@ -49,7 +48,8 @@ ratio, by CPU time and by the clock.
 
 {races}
 
-Ratios (time of the research-style loop / ours) are medians over n prompts, with quartiles. {verdict}
+ms: of CPU time, medians; times as fast: the research-style loop's / ours, median over n prompts, with quartiles.
+{verdict}
 
 Of a block step's {step:.1f} ms the model's forward pass takes {forward:.1f}, the decision {decision:.1f}. The forward
 pass is matrix products for the most part, with the same weights in both loops: 38 MB that are read once per step and
@@ -172,8 +172,7 @@ def equality(speed: Speed) -> str:
 
 def races(speed: Speed) -> str:
     """The table of the race, with the aims."""
-    titles = ["cache, backend", "n", "NFE", "CPU ms per pass", "research-style", "public"]
-    titles += ["by CPU time", "by wall time", "aim", "compiled in s"]
+    titles = ["cache, backend", "n", "NFE", "ms per pass", "research-style", "times as fast", "aim", "compiled in s"]
     rows = [
         [
             f"{one.cache}, {one.backend}",
@@ -181,9 +180,7 @@ def races(speed: Speed) -> str:
             f"{one.nfe:.1f}",
             f"{one.step_cpu_ms.median:.1f}",
             f"{one.research_step_cpu_ms.median:.1f}",
-            f"{PUBLIC_MS[one.cache]:.1f}",
             ratio(one.cpu_speedup),
-            ratio(one.speedup),
             f"{aim(one):.2f}" if aim(one) else "-",
             f"{one.preparation_s:.0f}",
         ]
