@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import statistics
-import time
 from collections.abc import Callable
 from copy import deepcopy
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Any
 
 import click
 import torch
+from block_step import timed
 from torch import Tensor
 
 from dllm_bench import compare
@@ -68,7 +68,7 @@ def forward_passes(shape: str, turns: int) -> list[dict[str, Any]]:
                 return head
 
             actions[name] = action
-        seconds = in_turn(actions, turns)
+        seconds = timed(actions, turns)
         against = {
             name: told([a / b for a, b in zip(seconds["trained"], seconds[name], strict=True)])
             for name in ("frozen", "bfloat16")
@@ -77,18 +77,6 @@ def forward_passes(shape: str, turns: int) -> list[dict[str, Any]]:
         rows.append({"shape": shape, "kind": kind, "ms": ms, "times_as_fast": against})
         click.echo(f"{shape:5} {kind:11} " + ", ".join(f"{name} {one[1]:.2f}" for name, one in against.items()))
     return rows
-
-
-def in_turn(actions: dict[str, Callable[[], Tensor]], turns: int) -> dict[str, list[float]]:
-    """Seconds of each action in every turn, after two that do not count."""
-    seconds: dict[str, list[float]] = {name: [] for name in actions}
-    for turn in range(turns + 2):
-        for name, action in actions.items():
-            start = time.perf_counter()
-            action()
-            if turn > 1:
-                seconds[name].append(time.perf_counter() - start)
-    return seconds
 
 
 def told(values: list[float]) -> tuple[float, float, float]:

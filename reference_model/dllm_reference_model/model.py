@@ -338,9 +338,9 @@ class Transformer(nn.Module):
 
     def head(self, hidden: Tensor) -> Tensor:
         """Logits [.., V] of hidden states [.., D]."""
-        return (
-            F.linear(hidden, self.embed.weight) if self.config.tied else together(self.outward(hidden, self.unembed)[0])
-        )
+        if self.config.tied:
+            return F.linear(hidden, self.embed.weight)
+        return together(self.outward(hidden, self.unembed)[0])
 
     def new_store(self, rows: int, length: int) -> Store:
         """An empty store for `rows` rows of `length` positions; lanes at position `length` are padding."""
