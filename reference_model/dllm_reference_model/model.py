@@ -73,26 +73,29 @@ def _require(met: bool, message: str) -> None:
         raise ValueError(message)
 
 
-@dataclass(frozen=True)
-class Store:
-    """Keys, already rotated, and values of every layer: slots that are written by position and never moved.
+class Store(NamedTuple):
+    """Keys, already rotated, and values: slots that are written by position and never moved.
 
-    The last slot takes what padding lanes write, and nobody sees it.
+    The last slot takes what padding lanes write, and nobody sees it. One tensor per layer, since compiled code would
+    copy all layers where it writes into a part of them.
     """
 
-    keys: Tensor  # [N, B, S + 1, G, E]
-    values: Tensor  # [N, B, S + 1, G, E]
+    keys: tuple[Tensor, ...]  # [B, S + 1, G, E] of every layer
+    values: tuple[Tensor, ...]
 
     def keep(self, rows: Tensor) -> "Store":
         """Some rows [int64, ascending], moved to the front in place, one layer at a time: no second store is made."""
-        for keys, values in zip(self.keys, self.values, strict=True):
-            keys[: len(rows)], values[: len(rows)] = keys[rows], values[rows]
-        return Store(self.keys[:, : len(rows)], self.values[:, : len(rows)])
+        kept: list[tuple[Tensor, ...]] = []
+        for part in self:
+            for layer in part:
+                layer[: len(rows)] = layer[rows]
+            kept.append(tuple(layer[: len(rows)] for layer in part))
+        return Store(*kept)
 
     def put(self, rows: Tensor, part: "Store") -> None:
         """Overwrite some rows [int64], in place, with those of `part`."""
-        self.keys[:, rows] = part.keys
-        self.values[:, rows] = part.values
+        for mine, other in zip((*self.keys, *self.values), (*part.keys, *part.values), strict=True):
+            mine[rows] = other
 
 
 class Slots(NamedTuple):
@@ -227,8 +230,9 @@ class Layer(nn.Module):
         return out
 
 
+@torch.compiler.nested_compile_region
 def run_layer(layer: nn.Module, x: Tensor, turn: Turn, slots: Slots | None, asked: Asked) -> Tensor:
-    """One layer, as a function that can be compiled once for all of them."""
+    """One layer. Where the model is compiled, this is compiled once for all of them."""
     out: Tensor = layer(x, turn, slots, asked)
     return out
 
@@ -240,7 +244,7 @@ class Transformer(nn.Module):
         super().__init__()
         self.config = config
         self.tokenizer = tokenizer
-        self.run_layer = run_layer
+        self.hidden_states = hidden_states
         self.embed = nn.Embedding(config.vocab_size, config.width)
         self.layers = nn.ModuleList(Layer(config) for _ in range(config.layers))
         self.norm = nn.RMSNorm(config.width, config.norm_eps)
@@ -309,17 +313,7 @@ class Transformer(nn.Module):
         values are written to its slots `positions` and every lane attends to its S slots. key_mask: bool
         [B, Q or 1, S], True where a key is visible; None: every key is, and the fastest kernels can be used.
         """
-        x = self.embed(tokens)
-        turn = turn_by(positions, self.config, x.dtype)
-        asked = self._asked(key_mask, None)
-        row = torch.arange(len(positions), device=positions.device)[:, None]
-        for index, layer in enumerate(self.layers):
-            slots = None if store is None else Slots(store.keys[index], store.values[index], row, positions)
-            if lanes is not None and index + 1 == len(self.layers):
-                asked = self._asked(key_mask, lanes)
-            x = self.run_layer(layer, x, turn, slots, asked)
-        out: Tensor = self.norm(x)
-        return out
+        return self.hidden_states(self, tokens, positions, store, key_mask, lanes)
 
     def forward_at(
         self, tokens: Tensor, positions: Tensor, store: Store | None, key_mask: Tensor | None, lanes: Tensor
@@ -330,12 +324,6 @@ class Transformer(nn.Module):
         """
         return self.forward(tokens, positions, store, key_mask, lanes)
 
-    def _asked(self, key_mask: Tensor | None, lanes: Tensor | None) -> Asked:
-        mask = None if key_mask is None else key_mask[:, None]
-        if key_mask is not None and key_mask.shape[1] > 1:
-            mask = pick(key_mask, lanes)[:, None].repeat(1, 1, self.config.heads // self.config.kv_heads, 1)
-        return Asked(lanes, mask)
-
     def head(self, hidden: Tensor) -> Tensor:
         """Logits [.., V] of hidden states [.., D]."""
         if self.config.tied:
@@ -344,12 +332,44 @@ class Transformer(nn.Module):
 
     def new_store(self, rows: int, length: int) -> Store:
         """An empty store for `rows` rows of `length` positions; lanes at position `length` are padding."""
-        shape = (self.config.layers, rows, length + 1, self.config.kv_heads, self.config.head_width)
-        keys, values = (torch.zeros(shape, dtype=self.dtype, device=self.device) for _ in range(2))
-        return Store(keys, values)
+        shape = (rows, length + 1, self.config.kv_heads, self.config.head_width)
+
+        def slots() -> tuple[Tensor, ...]:
+            return tuple(torch.zeros(shape, dtype=self.dtype, device=self.device) for _ in self.layers)
+
+        return Store(slots(), slots())
 
     def compiled(self, compile: Callable[..., Callable[..., Tensor]]) -> "Transformer":
-        """The same weights in a model that runs its layers through `compile(function, configuration)`."""
+        """The same weights in a model whose forward pass is `compile(function, configuration)`."""
         twin = copy(self)
-        twin.run_layer = compile(run_layer, self.config, self.frozen)
+        twin.hidden_states = compile(hidden_states, self.config, self.frozen)
         return twin
+
+
+def hidden_states(
+    model: Transformer,
+    tokens: Tensor,
+    positions: Tensor,
+    store: Store | None,
+    key_mask: Tensor | None,
+    lanes: Tensor | None,
+) -> Tensor:
+    """`Transformer.forward`, as a function that can be compiled."""
+    x: Tensor = model.embed(tokens)
+    turn = turn_by(positions, model.config, x.dtype)
+    asked = _asked(key_mask, None, model.config)
+    row = torch.arange(len(positions), device=positions.device)[:, None]
+    for index, layer in enumerate(model.layers):
+        slots = None if store is None else Slots(store.keys[index], store.values[index], row, positions)
+        if lanes is not None and index + 1 == len(model.layers):
+            asked = _asked(key_mask, lanes, model.config)
+        x = run_layer(layer, x, turn, slots, asked)
+    out: Tensor = model.norm(x)
+    return out
+
+
+def _asked(key_mask: Tensor | None, lanes: Tensor | None, config: Config) -> Asked:
+    mask = None if key_mask is None else key_mask[:, None]
+    if key_mask is not None and key_mask.shape[1] > 1:
+        mask = pick(key_mask, lanes)[:, None].repeat(1, 1, config.heads // config.kv_heads, 1)
+    return Asked(lanes, mask)

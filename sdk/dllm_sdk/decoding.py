@@ -30,7 +30,10 @@ from dllm_sdk.scheduler import Scheduler, View, check_number
 
 
 class Step(NamedTuple):
-    """One step of the rows that are still being decoded. A row that is done is in no later step."""
+    """One step of the rows that are still being decoded. A row that is done is in no later step.
+
+    Its tensors are made in torch's inference mode: clone one before writing into it or using it in a loss.
+    """
 
     rows: Tensor  # int64 [B]  which row of the call this is
     tokens: Tensor  # int64 [B, L]  the canvas after the step
@@ -145,7 +148,7 @@ class _Loop:
     key: Hashable  # equal where the code of a step is the same
     horizons: dict[int, int] = field(default_factory=dict)  # gen_length -> horizon, asked once each
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def run(self, canvas: Canvas) -> Iterator[Step]:
         """The steps, until every row is done."""
         width = self.runner.lanes(canvas.tokens.shape[1])

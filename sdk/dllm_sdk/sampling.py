@@ -66,11 +66,11 @@ class Sampler:
         if self.top_p < 1:
             shaped = _cut_to_top_p(shaped, self.top_p)
         noisy = shaped + _gumbel(key, window, shaped.shape[-1]) if self.temperature > 0 else shaped
-        best, draft = noisy.max(-1)  # documented to return the first of equal maxima
+        best, draft = _first_max(noisy)
         basis = shaped if self.confidence == "tempered" else logits
         chosen = best if basis is noisy else basis.gather(-1, draft[..., None])[..., 0]
-        # max + logsumexp instead of a softmax: no [B, W, V] tensor of probabilities is ever made
-        confidence = (chosen - basis.logsumexp(-1)).exp()
+        # One probability per lane is needed, not a softmax over the vocabulary: exp(chosen) / sum of exp.
+        confidence = (basis - chosen[..., None]).exp_().sum(-1).reciprocal()
         return Drafts(logits, draft, confidence)
 
 
@@ -92,6 +92,20 @@ def row_seed(seed: Tensor, tokens: Tensor, length: Tensor) -> Tensor:
     positions = torch.arange(tokens.shape[1], device=tokens.device)
     digest = hash_with(positions, tokens).masked_fill(positions >= length[:, None], 0).sum(1)
     return hash_with(seed, digest)
+
+
+def _first_max(x: Tensor, group: int = 64) -> tuple[Tensor, Tensor]:
+    """The largest of [.., V] and where it is first, [..] each: as `max`, which looks for an index one by one.
+
+    The largest of each group of neighbours is found quickly; a position is looked for among them, and in one of them.
+    """
+    if x.shape[-1] % group:
+        largest, position = x.max(-1)  # documented to return the first of equal maxima
+        return largest, position
+    groups = x.unflatten(-1, (-1, group))
+    largest, place = groups.amax(-1).max(-1)
+    within = groups.take_along_dim(place[..., None, None], -2)[..., 0, :]
+    return largest, place * group + within.max(-1).indices
 
 
 def _gumbel(key: Tensor, window: Tensor, vocabulary: int) -> Tensor:

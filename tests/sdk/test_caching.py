@@ -181,8 +181,8 @@ def test_nothing_leaks_from_the_padding_slot_or_from_unwritten_ones(monkeypatch:
 
     def poisoned(self: Transformer, rows: int, slots: int):
         store = new_store(self, rows, slots)
-        store.keys.fill_(1e6)
-        store.values.fill_(1e6)
+        for layer in (*store.keys, *store.values):
+            layer.fill_(1e6)
         return store
 
     monkeypatch.setattr(Transformer, "new_store", poisoned)
