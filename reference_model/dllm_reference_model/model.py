@@ -7,9 +7,10 @@ Shapes: B rows, Q fed lanes, S key slots, D width, V vocabulary, H query heads, 
 N layers.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from copy import copy
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple, Protocol, Self
 
 import torch
@@ -117,15 +118,13 @@ class Turn(NamedTuple):
     """Rotary position embedding in the rotate-half layout, arXiv:2104.09864: what every layer turns its heads by."""
 
     cos: Tensor  # [B, Q, 1, E]
-    sin: Tensor  # [B, Q, 1, E / 2]
+    sin: Tensor  # [B, Q, 1, E]  negative in the first half
 
     def __call__(self, heads: Tensor) -> Tensor:
         """[B, Q, H, E] -> the same, each pair of channels (i, i + E / 2) turned by its position's angle."""
         exact = heads.to(self.cos.dtype)
-        turned, (left, right) = exact * self.cos, exact.chunk(2, dim=-1)
-        turned[..., : left.shape[-1]].addcmul_(right, self.sin, value=-1)
-        turned[..., left.shape[-1] :].addcmul_(left, self.sin)
-        return turned.to(heads.dtype)
+        partner = exact.roll(heads.shape[-1] // 2, -1)
+        return (exact * self.cos).addcmul_(partner, self.sin).to(heads.dtype)
 
 
 def pick(x: Tensor, lanes: Tensor | None) -> Tensor:
@@ -139,7 +138,8 @@ def turn_by(positions: Tensor, config: Config, dtype: torch.dtype) -> Turn:
     exact = torch.promote_types(dtype, torch.float32)
     pair = torch.arange(0, config.head_width, 2, device=positions.device, dtype=exact) / config.head_width
     angles = positions[..., None, None].to(exact) * config.rope_base**-pair  # [B, Q, 1, E / 2]
-    return Turn(torch.cat((angles, angles), dim=-1).cos(), angles.sin())
+    cos, sin = angles.cos(), angles.sin()
+    return Turn(torch.cat((cos, cos), dim=-1), torch.cat((-sin, sin), dim=-1))
 
 
 class Asked(NamedTuple):
@@ -244,7 +244,6 @@ class Transformer(nn.Module):
         super().__init__()
         self.config = config
         self.tokenizer = tokenizer
-        self.hidden_states = hidden_states
         self.embed = nn.Embedding(config.vocab_size, config.width)
         self.layers = nn.ModuleList(Layer(config) for _ in range(config.layers))
         self.norm = nn.RMSNorm(config.width, config.norm_eps)
@@ -276,14 +275,23 @@ class Transformer(nn.Module):
     @property
     def frozen(self) -> bool:
         """Whether weights are laid out for decoding."""
-        return any(isinstance(module, Product) and module.weight is not None for module in self.modules())
+        return any(product.weight is not None for product in self._products())
+
+    def _products(self) -> Iterator[Product]:
+        for module in self.modules():
+            yield from (part for part in vars(module).values() if isinstance(part, Product))
+
+    def train(self, mode: bool = True) -> Self:
+        """As torch's; what is trained is no longer frozen."""
+        for product in self._products() if mode else ():
+            product.thaw()
+        return super().train(mode)
 
     def _apply(self, fn: Callable[..., Tensor], recurse: bool = True) -> Self:
         """What `to` and its like call: a frozen model stays frozen."""
         frozen = self.frozen
-        for module in self.modules():  # what is laid out is not moved, but made anew
-            if isinstance(module, Product):
-                module.thaw()
+        for product in self._products():  # what is laid out is not moved, but made anew
+            product.thaw()
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         return self.freeze() if frozen else self
 
@@ -313,7 +321,17 @@ class Transformer(nn.Module):
         values are written to its slots `positions` and every lane attends to its S slots. key_mask: bool
         [B, Q or 1, S], True where a key is visible; None: every key is, and the fastest kernels can be used.
         """
-        return self.hidden_states(self, tokens, positions, store, key_mask, lanes)
+        x = self.embed(tokens)
+        turn = turn_by(positions, self.config, x.dtype)
+        asked = self._asked(key_mask, None)
+        row = torch.arange(len(positions), device=positions.device)[:, None]
+        for index, layer in enumerate(self.layers):
+            slots = None if store is None else Slots(store.keys[index], store.values[index], row, positions)
+            if lanes is not None and index + 1 == len(self.layers):
+                asked = self._asked(key_mask, lanes)
+            x = run_layer(layer, x, turn, slots, asked)
+        out: Tensor = self.norm(x)
+        return out
 
     def forward_at(
         self, tokens: Tensor, positions: Tensor, store: Store | None, key_mask: Tensor | None, lanes: Tensor
@@ -323,6 +341,12 @@ class Transformer(nn.Module):
         What the last layer makes of the other lanes nobody would read: its attention and its MLP leave them out.
         """
         return self.forward(tokens, positions, store, key_mask, lanes)
+
+    def _asked(self, key_mask: Tensor | None, lanes: Tensor | None) -> Asked:
+        mask = None if key_mask is None else key_mask[:, None]
+        if key_mask is not None and key_mask.shape[1] > 1:
+            mask = pick(key_mask, lanes)[:, None].repeat(1, 1, self.config.heads // self.config.kv_heads, 1)
+        return Asked(lanes, mask)
 
     def head(self, hidden: Tensor) -> Tensor:
         """Logits [.., V] of hidden states [.., D]."""
@@ -342,34 +366,5 @@ class Transformer(nn.Module):
     def compiled(self, compile: Callable[..., Callable[..., Tensor]]) -> "Transformer":
         """The same weights in a model whose forward pass is `compile(function, configuration)`."""
         twin = copy(self)
-        twin.hidden_states = compile(hidden_states, self.config, self.frozen)
+        twin.forward = partial(compile(Transformer.forward, self.config, self.frozen), self)  # type: ignore[method-assign]
         return twin
-
-
-def hidden_states(
-    model: Transformer,
-    tokens: Tensor,
-    positions: Tensor,
-    store: Store | None,
-    key_mask: Tensor | None,
-    lanes: Tensor | None,
-) -> Tensor:
-    """`Transformer.forward`, as a function that can be compiled."""
-    x: Tensor = model.embed(tokens)
-    turn = turn_by(positions, model.config, x.dtype)
-    asked = _asked(key_mask, None, model.config)
-    row = torch.arange(len(positions), device=positions.device)[:, None]
-    for index, layer in enumerate(model.layers):
-        slots = None if store is None else Slots(store.keys[index], store.values[index], row, positions)
-        if lanes is not None and index + 1 == len(model.layers):
-            asked = _asked(key_mask, lanes, model.config)
-        x = run_layer(layer, x, turn, slots, asked)
-    out: Tensor = model.norm(x)
-    return out
-
-
-def _asked(key_mask: Tensor | None, lanes: Tensor | None, config: Config) -> Asked:
-    mask = None if key_mask is None else key_mask[:, None]
-    if key_mask is not None and key_mask.shape[1] > 1:
-        mask = pick(key_mask, lanes)[:, None].repeat(1, 1, config.heads // config.kv_heads, 1)
-    return Asked(lanes, mask)

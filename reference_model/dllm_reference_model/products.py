@@ -6,7 +6,6 @@ and a layout that is read in order, are what there is to gain.
 
 import math
 from collections.abc import Sequence
-from typing import Self
 
 import torch
 import torch.nn.functional as F
@@ -14,20 +13,17 @@ from einops import rearrange
 from torch import Tensor, nn
 
 
-class Product(nn.Module):
+class Product:
     """Linear maps of one input, given at every call; once frozen, one product with all their weights.
 
     Frozen, the maps' weights are views of one tensor, so that nothing is held twice. Only float32 on a CPU is held once
     more, cut into panels of up to 256 outputs, which a product of few lanes reads faster (docs/benchmarks/speed.md).
+    No module: calling one, and finding its tensors, would take as long as a small product does.
     """
 
-    weight: Tensor | None  # [E, D], or in panels [n, D, E / n]
-    bias: Tensor | None  # [E]
-
     def __init__(self) -> None:
-        super().__init__()
-        for name in ("weight", "bias"):
-            self.register_buffer(name, None, persistent=False)
+        self.weight: Tensor | None = None  # [E, D], or in panels [n, D, E / n]
+        self.bias: Tensor | None = None  # [E]
         self.widths: list[int] = []  # outputs of each map
 
     def freeze(self, *maps: nn.Linear) -> None:
@@ -50,23 +46,18 @@ class Product(nn.Module):
         """Each map as it is again."""
         self.weight = self.bias = None
 
-    def train(self, mode: bool = True) -> Self:
-        """As torch's: what is trained is thawed."""
-        if mode:
-            self.thaw()
-        return super().train(mode)
-
-    def forward(self, x: Tensor, *maps: nn.Linear) -> Sequence[Tensor]:
+    def __call__(self, x: Tensor, *maps: nn.Linear) -> Sequence[Tensor]:
         """[.., D] -> the outputs of each map, in panels [n, .., E / n]: see `together`."""
-        if self.weight is None or maps[0].weight.requires_grad:
+        weight, bias = self.weight, self.bias
+        if weight is None or maps[0].weight.requires_grad:
             return [one(x)[None] for one in maps]
-        if self.weight.dim() == 2:
-            whole = F.linear(x, self.weight, self.bias)
+        if weight.dim() == 2:
+            whole = F.linear(x, weight, bias)
             return [part[None] for part in whole.split_with_sizes(self.widths, dim=-1)]
-        count, width, panel = self.weight.shape
-        whole = torch.bmm(x.reshape(1, -1, width).expand(count, -1, -1), self.weight)
-        if self.bias is not None:
-            whole += self.bias.view(count, 1, panel)
+        count, width, panel = weight.shape
+        whole = torch.bmm(x.reshape(1, -1, width).expand(count, -1, -1), weight)
+        if bias is not None:
+            whole += bias.view(count, 1, panel)
         return whole.view(count, *x.shape[:-1], panel).split_with_sizes([size // panel for size in self.widths])
 
 

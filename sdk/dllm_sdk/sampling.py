@@ -102,7 +102,7 @@ def _first_max(x: Tensor, group: int = 64) -> tuple[Tensor, Tensor]:
     if x.shape[-1] % group:
         largest, position = x.max(-1)  # documented to return the first of equal maxima
         return largest, position
-    groups = x.unflatten(-1, (-1, group))
+    groups = torch.unflatten(x, -1, (-1, group))
     largest, place = groups.amax(-1).max(-1)
     within = groups.take_along_dim(place[..., None, None], -2)[..., 0, :]
     return largest, place * group + within.max(-1).indices
