@@ -8,9 +8,7 @@ N layers.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from copy import copy
 from dataclasses import dataclass
-from functools import partial
 from typing import NamedTuple, Protocol, Self
 
 import torch
@@ -300,6 +298,11 @@ class Transformer(nn.Module):
             self.freeze()
 
     @property
+    def code(self) -> tuple[Config, bool]:
+        """Models of equal `code` run the same code: what is compiled for one serves the others."""
+        return self.config, self.frozen
+
+    @property
     def device(self) -> torch.device:
         return self.embed.weight.device
 
@@ -362,9 +365,3 @@ class Transformer(nn.Module):
             return tuple(torch.zeros(shape, dtype=self.dtype, device=self.device) for _ in self.layers)
 
         return Store(slots(), slots())
-
-    def compiled(self, compile: Callable[..., Callable[..., Tensor]]) -> "Transformer":
-        """The same weights in a model whose forward pass is `compile(function, configuration)`."""
-        twin = copy(self)
-        twin.forward = partial(compile(Transformer.forward, self.config, self.frozen), self)  # type: ignore[method-assign]
-        return twin

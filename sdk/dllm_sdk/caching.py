@@ -136,7 +136,7 @@ def placed(canvas: Tensor, window: Tensor, values: Tensor) -> Tensor:
     return _pad(canvas, 0).scatter(1, window, values)[:, :-1]
 
 
-def compute(model: Model, work: Feed, width: int, store: Store | None, *, all_visible: bool) -> Tensor:
+def compute(model: Model, work: Feed, store: Store | None, *, width: int, all_visible: bool) -> Tensor:
     """One forward pass: the hidden states that predict the window, [B, W, D].
 
     width: the most positions any row feeds; all_visible: the host knows that every key is seen by every query.

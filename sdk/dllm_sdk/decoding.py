@@ -111,7 +111,7 @@ def run(model: Model, canvas: Canvas, scheduler: Scheduler[Any], options: Option
     numbers = (model.vocab_size, model.mask_id, tuple(model.eos_ids), model.shift)
     of_run = (options.cache, options.stop_at_eos, options.max_idle, passes)
     decider = Decider(bind(scheduler, model), options.sampler, *of_run, *numbers)
-    return _Loop(by.model(), decider, options, by, _key(decider)).run(canvas)
+    return _Loop(model, decider, options, by, _key(decider)).run(canvas)
 
 
 def _key(decider: Decider) -> Hashable:
@@ -243,17 +243,22 @@ class _Loop:
         order = torch.where(rows.window, rows.ordinal[:, None], rows.order) if self.model.block_causal else None
         work = Feed(rows.tokens, rows.feed, rows.visible, order, window)
         if store is None or not shape.fresh:
-            return compute(self.model, work, shape.feed, store, all_visible=shape.unmasked)
+            return self.compute(work, shape.feed, store, shape)
         # Places beyond the last row that refreshes hold it once more: it is computed, and written, as it was.
         place = torch.arange(shape.fresh, device=window.device).minimum(rows.refresh.sum() - 1)
         index = rows.refresh.long().argsort(descending=True, stable=True)[place]
         part = self.model.new_store(shape.fresh, rows.tokens.shape[1])
-        renewed = compute(self.model, work.rows(index), shape.fresh_feed, part, all_visible=shape.unmasked)
+        renewed = self.compute(work.rows(index), shape.fresh_feed, part, shape)
         store.put(index, part)
         del part
         # The refreshing rows feed padding lanes here: so a block step copies nothing of the store.
         rest = work._replace(feed=work.feed & ~rows.refresh[:, None])
-        return compute(self.model, rest, shape.feed, store, all_visible=shape.unmasked).index_copy(0, index, renewed)
+        return self.compute(rest, shape.feed, store, shape).index_copy(0, index, renewed)
+
+    def compute(self, work: Feed, width: int, store: Store | None, shape: Shape) -> Tensor:
+        """One forward pass of at most `width` lanes per row."""
+        one: Tensor = self.runner.forward(partial(compute, width=width, all_visible=shape.unmasked), work, store)
+        return one
 
     def told(self, decided: Decided, alive: list[int], table: list[Table], shape: Shape) -> Step:
         """The step as the caller sees it: of the rows that were in it, and in tensors that stay as they are."""

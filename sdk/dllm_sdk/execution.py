@@ -1,7 +1,7 @@
 """How a step is run: as it is written, compiled, or captured as a CUDA graph. The tokens are the same.
 
 Compiled and captured code serves one set of sizes each, so these two round rows and lanes up to a few. Knows functions
-of tensors, and of a model only that it may offer `compiled`; no scheduler and no loop.
+of tensors, and of a model only that it may have `code`; no scheduler and no loop.
 """
 
 from __future__ import annotations
@@ -66,10 +66,6 @@ class Runner:
         """The number of lanes, or of canvas columns, that `count` of them are run as."""
         return count
 
-    def model(self) -> Model:
-        """The model as its steps call it."""
-        return self.given
-
     def store(self, rows: int, length: int) -> Store:
         """An empty store."""
         store: Store = self.given.new_store(rows, length)
@@ -82,6 +78,10 @@ class Runner:
     def call(self, key: Hashable, function: partial[Any], *tensors: Any) -> Any:
         """A function of tensors. Equal keys mean equal code."""
         return function(*tensors)
+
+    def forward(self, function: partial[Any], *tensors: Any) -> Any:
+        """A function of the model and tensors."""
+        return function(self.given, *tensors)
 
     def step(self, keys: tuple[Hashable, Hashable], look: partial[Any], decide: partial[Any], rows: Any) -> Any:
         """`decide(rows, *look(rows))`; a key for each of the two."""
@@ -100,7 +100,7 @@ class Runner:
 
 
 class Compiling(Runner):
-    """The decision, and the parts of the model that it offers, compiled; the rest as it is written."""
+    """The forward pass of a model that has `code`, and the decision, compiled; the rest as it is written."""
 
     def __init__(self, model: Model) -> None:
         """The model whose steps are run."""
@@ -116,18 +116,20 @@ class Compiling(Runner):
         whole = 1 << (max(count, 16) - 1).bit_length()
         return whole * 3 // 4 if whole > 64 and count <= whole * 3 // 4 else whole
 
-    def model(self) -> Model:
-        """With the parts compiled that it offers."""
-        compiled = getattr(self.given, "compiled", None)
-        found: Model = self.given if compiled is None else compiled(_compile)
-        return found
-
     def call(self, key: Hashable, function: partial[Any], *tensors: Any) -> Any:
         """Compiled."""
         return _compiled(key, function, *tensors)
 
+    def forward(self, function: partial[Any], *tensors: Any) -> Any:
+        """Compiled, if the model says what its code depends on."""
+        code = getattr(self.given, "code", None)
+        if code is None:
+            return super().forward(function, *tensors)
+        key = (function.func, *function.keywords.items(), type(self.given), code)
+        return compiler("the forward pass of a step", key, function, self.given, *tensors)
+
     def step(self, keys: tuple[Hashable, Hashable], look: partial[Any], decide: partial[Any], rows: Any) -> Any:
-        """The decision compiled; the forward pass compiles its own parts."""
+        """The decision compiled; looking compiles its forward passes."""
         return _compiled(keys[1], decide, rows, *look(rows))
 
     def spent(self) -> float:
@@ -138,12 +140,6 @@ class Compiling(Runner):
 
 def _compiled(key: Hashable, function: partial[Any], *tensors: Any) -> Any:
     return compiler("the decision of a step", key, function, *tensors)
-
-
-def _compile(function: Callable[..., Any], *configuration: Hashable) -> Callable[..., Any]:
-    """What a model hands its parts to."""
-    key = (function, *configuration)
-    return partial(compiler, f"{function.__qualname__} of the model", key, partial(function))
 
 
 class Capturing(Compiling):

@@ -41,11 +41,10 @@ class Store(Protocol):
 class Model(Protocol):
     """What `decode` needs.
 
-    A model that can be compiled also has `compiled(compile) -> Model`: the same weights, with functions of tensors
-    replaced by `compile(function, *configuration)`, where equal configurations mean equal code. Without it the
-    forward pass runs as it is written, whatever the backend. One that can leave out what nobody reads also has
-    `forward_at(tokens, positions, store, key_mask, lanes)`: as `forward`, but hidden states [B, W, D] of the fed lanes
-    int64 [B, W] alone.
+    A model whose forward pass can be compiled also has `code`, a hashable that is equal for models of its class that
+    run the same code; without it the forward pass runs as it is written, whatever the backend. One that can leave out
+    what nobody reads also has `forward_at(tokens, positions, store, key_mask, lanes)`: as `forward`, but hidden states
+    [B, W, D] of the fed lanes int64 [B, W] alone.
     """
 
     @property

@@ -69,8 +69,8 @@ class Sampler:
         best, draft = _first_max(noisy)
         basis = shaped if self.confidence == "tempered" else logits
         chosen = best if basis is noisy else basis.gather(-1, draft[..., None])[..., 0]
-        # One probability per lane is needed, not a softmax over the vocabulary: exp(chosen) / sum of exp.
-        confidence = (basis - chosen[..., None]).exp_().sum(-1).reciprocal()
+        # max + logsumexp instead of a softmax: no [B, W, V] tensor of probabilities is ever made
+        confidence = (chosen - basis.logsumexp(-1)).exp()
         return Drafts(logits, draft, confidence)
 
 

@@ -285,6 +285,19 @@ def test_ties_go_to_the_lowest_position_and_token() -> None:
     assert steps[-1].tokens.tolist() == [[3, 0, 0, 0, 0]]
 
 
+@pytest.mark.parametrize("vocab", [7, 64, 100, 192])
+def test_the_draft_is_the_likeliest_token_and_of_equal_ones_the_lowest(vocab: int) -> None:
+    noise = torch.Generator().manual_seed(vocab)
+    logits = torch.randint(-2, 3, (9, 40, vocab), generator=noise).float()
+    logits[torch.rand(logits.shape, generator=noise) < 0.2] = -torch.inf
+    place = torch.arange(40).repeat(9, 1)
+    found = Sampler()(logits.clone(), place[:, 0], place, place, mask_id=vocab - 1)
+    best = logits[..., :-1].amax(-1)
+    for row, lane in [(row, lane) for row in range(9) for lane in range(40)]:
+        assert found.draft[row, lane] == logits[row, lane].tolist().index(best[row, lane])
+    torch.testing.assert_close(found.confidence, logits[..., :-1].softmax(-1).amax(-1))
+
+
 def test_a_prompt_may_contain_the_mask_id() -> None:
     model = ToyModel(0, eos=False)
     (history,) = run_case(FixedBlock(4, 1), Case(model, (Row((7, 1), 3),)))
