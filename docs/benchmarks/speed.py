@@ -53,8 +53,8 @@ ms: of CPU time, medians; times as fast: the research-style loop's / ours, media
 
 Of a block step's {step:.1f} ms the model's forward pass takes {forward:.1f}, the decision {decision:.1f}. The forward
 pass is matrix products for the most part, with the same weights in both loops: 38 MB that are read once per step and
-multiplied with 32 rows, far below the rate of a large product (see the last column under Steps). So what a loop does
-around them can save little of a block step, and more of a step on the whole canvas.
+multiplied with 32 rows, far below the rate of a large product (see the last column under Steps). What is left to gain
+lies around them: eagerly a fifth of a block's forward pass is Python (a profile), which `compile` does without.
 
 Public figures beside them: Fast-dLLM's own loops took 60.5 (none), 32.9 (prefix) and 20.6 (dual) ms of CPU time per
 call on a model of this shape, one thread of a shared two-core machine; they were measured elsewhere, so they say that
@@ -68,6 +68,7 @@ rotation and all of them rotated again in every layer, keys and values concatena
 positions that a `nonzero` finds (dual), RMSNorm written out in float32, a threshold compared mask by mask with a
 question to the host for each, and one more after every call; the prefix loop also drafts every fed position twice.
 
+It decodes under `no_grad`, as that code does; ours in [inference mode](../explanation/running-a-step.md#one-step).
 It leaves out what costs that code a little more: a bias that is sliced in every layer and never used, autocast contexts
 around norms and rotations. And it suppresses the mask token, which public code does not. Attention is torch's own
 kernel for both. Its weights lie as a checkpoint stores them. It was written from a description of that code, in

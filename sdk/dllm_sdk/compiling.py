@@ -80,9 +80,9 @@ class Compiled:
         code = _traced.__code__.replace(co_name=f"{function.func.__name__}_{next(_NUMBERS)}")
         clone = FunctionType(code, _traced.__globals__, code.co_name)
         self.calls, self.graphs = 0, 0
-        self.backend: Function = lookup_backend(backend)
-        if backend == "inductor":  # sizes and strides are guarded: code need not assert them at every call
-            self.backend = partial(self.backend, config_patches={"size_asserts": False})
+        found: Any = lookup_backend(backend)
+        # Sizes and strides are guarded: inductor's code need not assert them at every call.
+        self.backend = partial(found, config_patches={"size_asserts": False}) if backend == "inductor" else found
         self.run = torch.compile(clone, fullgraph=True, dynamic=False, backend=self.compile)
 
     def compile(self, graph: Any, inputs: Any) -> Any:
