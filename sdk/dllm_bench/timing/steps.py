@@ -12,7 +12,7 @@ from dllm_bench.timing.ceilings import Ceilings
 from dllm_bench.timing.clocks import Spread, clock_of, spread
 from dllm_bench.timing.counting import Work, count
 from dllm_bench.timing.results import Rate, StepCost
-from dllm_bench.timing.work import Job, Timed, hollow, model_seconds, model_work, of_kind, timed
+from dllm_bench.timing.work import Job, Laps, Timed, hollow, model_shares, model_work, of_kind, timed
 from dllm_sdk.execution import Backend
 
 _KINDS = {"none": {"full": False}, "prefix": {"prefix": False}, "dual": {"block": False, "refresh": True}}
@@ -67,7 +67,7 @@ def step_costs(job: Job, found: dict[Backend, Rounds], ceilings: Ceilings) -> li
     """What the steps of these rounds cost, by kind; of a job whose rows all open their blocks together."""
     clock, on_gpu = clock_of(job.model.device), job.model.device.type == "cuda"
     empty, work = hollow(job), model_work(job)
-    seconds = [model_seconds(job) for _ in range(_FEW)] if "eager" in found else []
+    shares = [model_shares(job) for _ in range(_FEW)] if "eager" in found else []
     costs = []
     for backend, (runs, _) in found.items():
         timed(empty, backend, clock)
@@ -87,7 +87,7 @@ def step_costs(job: Job, found: dict[Backend, Rounds], ceilings: Ceilings) -> li
                     fed=_fed(job, runs[0][0], refreshed=refreshed),
                     ms=ms,
                     cpu_ms=_ms([lap.cpu for lap in one] for one in laps),
-                    forward_ms=_ms(of_kind(one, refreshed) for one in seconds) if backend == "eager" else None,
+                    forward_ms=_part(ms, shares, refreshed) if backend == "eager" else None,
                     decision_ms=_ms([lap.wall for lap in of_kind(one.laps, refreshed)] for one in decided),
                     kernels=kernels,
                     host_reads=reads,
@@ -110,6 +110,12 @@ def counts_per_step(job: Job, backend: Backend) -> tuple[float, float] | tuple[N
 def _ms(generations: Iterable[Sequence[float]]) -> Spread:
     """Of the mean step of each generation, given in seconds."""
     return spread([1000 * fmean(seconds) for seconds in generations])
+
+
+def _part(ms: Spread, shares: Sequence[Laps[float]], refreshed: bool) -> Spread:
+    """The model's part of steps that took `ms`: its share was measured step by step, perhaps while all was slower."""
+    of_steps = [of_kind(one, refreshed) for one in shares]
+    return spread([ms.median * fmean(one) for one in of_steps])
 
 
 def _fed(job: Job, run: Timed, *, refreshed: bool) -> float:

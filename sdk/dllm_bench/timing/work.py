@@ -88,15 +88,18 @@ def timed(job: Job, backend: Backend, clock: Clock) -> Timed:
     return Timed(found, steps.beside(laps), between(start, clock()))
 
 
-def model_seconds(job: Job) -> Laps[float]:
-    """The wall time in the model, forward pass and head, of every step of an eager run."""
+def model_shares(job: Job) -> Laps[float]:
+    """The model's share, forward pass and head, of the wall time of every step of an eager run."""
     clock = clock_of(job.model.device)
+    times = [clock()]
 
     def watch(call: Callable[[], Tensor]) -> tuple[Tensor, float]:
         start = clock()
         return call(), between(start, clock()).wall
 
-    return [(refreshed, sum(calls)) for refreshed, calls in _watched(job, watch)]
+    laps = _watched(job, watch, lambda: times.append(clock()))
+    whole = [between(*pair).wall for pair in pairwise(times)]
+    return [(refreshed, sum(calls) / step) for (refreshed, calls), step in zip(laps, whole, strict=True)]
 
 
 def model_work(job: Job) -> Laps[Work]:
@@ -104,7 +107,9 @@ def model_work(job: Job) -> Laps[Work]:
     return [(refreshed, sum(calls, Work(0, 0))) for refreshed, calls in _watched(job, weigh)]
 
 
-def _watched(job: Job, watch: Callable[[Callable[[], Tensor]], tuple[Tensor, T]]) -> Laps[list[T]]:
+def _watched(
+    job: Job, watch: Callable[[Callable[[], Tensor]], tuple[Tensor, T]], after: Callable[[], None] = lambda: None
+) -> Laps[list[T]]:
     """An eager run in which `watch` makes the calls of the model: what it says of those of each step."""
     seen: list[list[T]] = [[]]
     steps = _Refreshes()
@@ -117,6 +122,7 @@ def _watched(job: Job, watch: Callable[[Callable[[], Tensor]], tuple[Tensor, T]]
     def on_step(step: Step) -> None:
         steps.note(step)
         seen.append([])
+        after()
 
     replace(job, model=cast(Model, Watched(job.model, call))).run("eager", on_step)
     return steps.beside(seen[:-1])
