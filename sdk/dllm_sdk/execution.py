@@ -105,6 +105,7 @@ class Compiling(Runner):
     def __init__(self, model: Model) -> None:
         """The model whose steps are run."""
         super().__init__(model)
+        self.code = getattr(model, "code", None)
         self.asked = compiler.seconds
 
     def rows(self, count: int) -> int:
@@ -122,10 +123,9 @@ class Compiling(Runner):
 
     def forward(self, function: partial[Any], *tensors: Any) -> Any:
         """Compiled, if the model says what its code depends on."""
-        code = getattr(self.given, "code", None)
-        if code is None:
+        if self.code is None:
             return super().forward(function, *tensors)
-        key = (function.func, *function.keywords.items(), type(self.given), code)
+        key = (function.func, *function.keywords.items(), type(self.given), self.code)
         return compiler("the forward pass of a step", key, function, self.given, *tensors)
 
     def step(self, keys: tuple[Hashable, Hashable], look: partial[Any], decide: partial[Any], rows: Any) -> Any:
