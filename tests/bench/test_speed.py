@@ -9,6 +9,7 @@ import runpy
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -89,13 +90,20 @@ def test_shapes_have_the_size_of_their_names() -> None:
         assert 0.8 < parameters / (1e6 * millions) < 1.25, name
 
 
-def test_work_counts_operations_and_bytes_of_products_and_attention() -> None:
+MODES = pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+
+
+@MODES
+def test_work_counts_operations_and_bytes_of_products_and_attention(mode: Any) -> None:
     one, two = torch.ones(3, 4), torch.ones(4, 5)
-    result, work = weigh(lambda: (one @ two).relu())
-    assert result.shape == (3, 5)
-    assert work == Work(2 * 3 * 4 * 5, 4 * (3 * 4 + 4 * 5 + 3 * 5))
     query, keys = torch.ones(1, 2, 6, 8), torch.ones(1, 2, 10, 8)
-    _, work = weigh(lambda: torch.nn.functional.scaled_dot_product_attention(query, keys, keys))
+    for product in (lambda: (one @ two).relu(), lambda: torch.nn.functional.linear(one, two.T).relu()):
+        with mode():
+            result, work = weigh(product)
+        assert result.shape == (3, 5)
+        assert work == Work(2 * 3 * 4 * 5, 4 * (3 * 4 + 4 * 5 + 3 * 5))
+    with mode():
+        _, work = weigh(lambda: torch.nn.functional.scaled_dot_product_attention(query, keys, keys))
     assert work.flops == 2 * 2 * 2 * 6 * 10 * 8
     assert work.bytes == 4 * (2 * query.numel() + 2 * keys.numel())
 
@@ -118,8 +126,10 @@ def test_the_slower_of_two_ceilings_counts() -> None:
         (2, lambda x: [int(x[0]), float(x[1])]),
     ],
 )
-def test_host_reads_are_counted(reads: int, action: object) -> None:
-    assert count(lambda: action(torch.ones(4)), CPU).host_reads == reads  # type: ignore[operator]
+@MODES
+def test_host_reads_are_counted(mode: Any, reads: int, action: object) -> None:
+    with mode():
+        assert count(lambda: action(torch.ones(4)), CPU).host_reads == reads  # type: ignore[operator]
 
 
 def test_views_are_no_operations() -> None:
