@@ -21,6 +21,7 @@ Processor: TypeAlias = Callable[[Tensor, Tensor, Tensor], Tensor]
 """`f(logits [B, W, V], tokens [B, L], window [B, W]) -> logits`, stateless and row by row."""
 
 _SAMPLER_STREAM = -1  # a strategy's streams start at 0
+_GROUP = 64  # neighbours whose largest is found at once
 
 
 class Drafts(NamedTuple):
@@ -94,18 +95,18 @@ def row_seed(seed: Tensor, tokens: Tensor, length: Tensor) -> Tensor:
     return hash_with(seed, digest)
 
 
-def _first_max(x: Tensor, group: int = 64) -> tuple[Tensor, Tensor]:
+def _first_max(x: Tensor) -> tuple[Tensor, Tensor]:
     """The largest of [.., V] and where it is first, [..] each: as `max`, which looks for an index one by one.
 
     The largest of each group of neighbours is found quickly; a position is looked for among them, and in one of them.
     """
-    if x.shape[-1] % group:
+    if x.shape[-1] % _GROUP:
         largest, position = x.max(-1)  # documented to return the first of equal maxima
         return largest, position
-    groups = torch.unflatten(x, -1, (-1, group))
+    groups = torch.unflatten(x, -1, (-1, _GROUP))
     largest, place = groups.amax(-1).max(-1)
     within = groups.take_along_dim(place[..., None, None], -2)[..., 0, :]
-    return largest, place * group + within.max(-1).indices
+    return largest, place * _GROUP + within.max(-1).indices
 
 
 def _gumbel(key: Tensor, window: Tensor, vocabulary: int) -> Tensor:

@@ -137,6 +137,8 @@ def test_keep_moves_rows_to_the_front_and_put_writes() -> None:
     before = [layer.clone() for layer in (*store.keys, *store.values)]
     part = Store(*(tuple(torch.ones_like(layer[:2]) for layer in layers) for layers in store))
     store.put(torch.tensor([3, 1]), part)
+    for old, mine in zip(before, (*store.keys, *store.values), strict=True):
+        close(mine, torch.stack([old[0], torch.ones_like(old[0]), old[2], torch.ones_like(old[0])]))
     kept = store.keep(torch.tensor([0, 2, 3]))
     for old, mine, moved in zip(before, (*store.keys, *store.values), (*kept.keys, *kept.values), strict=True):
         close(moved, torch.stack([old[0], old[2], torch.ones_like(old[0])]))

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from dllm_bench.timing.counting import parts
 from dllm_reference_model.model import Config, Transformer
 from dllm_sdk import (
     ConfigError,
@@ -75,12 +76,10 @@ def capturing(compiler: Compiler, monkeypatch: pytest.MonkeyPatch) -> Compiler:
 
 
 class HostReads(TorchDispatchMode):
-    """Refuses every operation whose result the host must wait for. In inference mode some arrive whole: split here."""
+    """Refuses every operation whose result the host must wait for."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        with self:
-            made = func.decompose(*args, **(kwargs or {}))
-        if made is not NotImplemented:
+        if (made := parts(self, func, args, kwargs)) is not NotImplemented:
             return made
         name = func.overloadpacket.__name__
         by_mask = name == "index" and any(one is not None and one.dtype == torch.bool for one in args[1])
@@ -248,6 +247,20 @@ def test_a_model_that_offers_nothing_to_compile_runs_as_it_is(compiler: Compiler
     wanted = generate(model, [[1, 2], [3]], Plain(), gen_length=[9, 5])
     found = generate(model, [[1, 2], [3]], Plain(), gen_length=[9, 5], backend="compile")
     assert told(found) == told(wanted) and compiler.made and not compiler.obstacles
+
+
+def test_models_of_equal_code_share_it_and_keep_their_weights(compiler: Compiler) -> None:
+    one, other = (transformer().freeze() for _ in range(2))
+    other.layers[0].mlp.up.weight.normal_(generator=torch.Generator().manual_seed(1))
+    other.freeze()
+    options = {"gen_length": 9, "cache": DualCache(), "stop_at_eos": False}
+    wanted = [told(generate(model, [[1, 2]], Plain(), **options)) for model in (one, other)]
+    assert wanted[0] != wanted[1]
+    made = set()
+    for model, tokens in zip((one, other), wanted, strict=True):
+        assert told(generate(model, [[1, 2]], Plain(), **options, backend="compile")) == tokens
+        made.add(len(compiler.made))
+    assert not compiler.obstacles and len(made) == 1
 
 
 def test_named_state_keeps_its_fields(compiler: Compiler) -> None:

@@ -69,26 +69,25 @@ def _count_profiled(action: Callable[[], object]) -> Counts:
     return Counts(len(names) - moves, sum("DtoH" in name for name in names))
 
 
-class _Dispatched(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Operations as they reach a device: `see` makes each. Those made of others, whole in inference mode, are split."""
+def parts(mode: TorchDispatchMode, func: Any, args: Any, kwargs: Any) -> Any:
+    """What an operation gives that is made of others, each of which `mode` sees; NotImplemented if it is none.
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        with self:
-            made = func.decompose(*args, **(kwargs or {}))
-        return self.see(func, args, kwargs or {}) if made is NotImplemented else made
-
-    def see(self, func: Any, args: Any, kwargs: Any) -> Any:
-        raise NotImplementedError
+    In inference mode these reach a dispatch mode whole.
+    """
+    with mode:
+        return func.decompose(*args, **(kwargs or {}))
 
 
-class _Below(_Dispatched):  # type: ignore[no-untyped-call]
-    """Operations, and those that the host waits for."""
+class _Below(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Operations as they reach a device, and those that the host waits for."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.operations = self.reads = 0
 
-    def see(self, func: Any, args: Any, kwargs: Any) -> Any:
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if (made := parts(self, func, args, kwargs)) is not NotImplemented:
+            return made
         self.operations += not func.is_view
         name = func._schema.name
         by_mask = name.startswith("aten::index") and any(
@@ -96,7 +95,7 @@ class _Below(_Dispatched):  # type: ignore[no-untyped-call]
             for one in (args[1] if len(args) > 1 and isinstance(args[1], list | tuple) else ())
         )
         self.reads += name in _READS_BELOW or by_mask
-        return func(*args, **kwargs)
+        return func(*args, **(kwargs or {}))
 
 
 class _Above(TorchFunctionMode):
@@ -111,15 +110,17 @@ class _Above(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-class _Products(_Dispatched):  # type: ignore[no-untyped-call]
+class _Products(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Matrix products and attention: torch's own counter does not know the attention kernels of a CPU."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.work = Work(0, 0)
 
-    def see(self, func: Any, args: Any, kwargs: Any) -> Any:
-        result = func(*args, **kwargs)
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if (made := parts(self, func, args, kwargs)) is not NotImplemented:
+            return made
+        result = func(*args, **(kwargs or {}))
         operands = [one for one in args if isinstance(one, Tensor)]
         if func._schema.name in _PRODUCTS:
             self._add(2 * result.numel() * operands[-1].shape[-2], [*operands, result])
