@@ -7,7 +7,7 @@ Shapes: B rows, Q fed lanes, S key slots, D width, V vocabulary, H query heads, 
 N layers.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol, Self
 
@@ -298,9 +298,9 @@ class Transformer(nn.Module):
             self.freeze()
 
     @property
-    def code(self) -> tuple[Config, bool]:
+    def code(self) -> Hashable:
         """Models of equal `code` run the same code: what is compiled for one serves the others."""
-        return self.config, self.frozen
+        return self.config, self.dtype, self.frozen, frozenset(map(type, self.modules()))
 
     @property
     def device(self) -> torch.device:

@@ -80,15 +80,14 @@ class Compiled:
         code = _traced.__code__.replace(co_name=f"{function.func.__name__}_{next(_NUMBERS)}")
         clone = FunctionType(code, _traced.__globals__, code.co_name)
         self.calls, self.graphs = 0, 0
-        found: Any = lookup_backend(backend)
-        # Sizes and strides are guarded: inductor's code need not assert them at every call.
-        self.backend = partial(found, config_patches={"size_asserts": False}) if backend == "inductor" else found
+        self.backend: Any = lookup_backend(backend)
+        self.settings = _inductor if backend == "inductor" else lambda inputs: {}
         self.run = torch.compile(clone, fullgraph=True, dynamic=False, backend=self.compile)
 
     def compile(self, graph: Any, inputs: Any) -> Any:
         """The backend of torch.compile, counting what it is asked."""
         self.graphs += 1
-        return self.backend(graph, inputs)
+        return self.backend(graph, inputs, **self.settings(inputs))
 
     def __call__(self, function: partial[Any], *tensors: Any) -> Any:
         """As `function(*tensors)`, which must be the function that was given, or one of equal configuration."""
@@ -108,6 +107,14 @@ class Compiled:
                 raise
             line = _where([_start(function.func), *_told(str(error))])
             raise Obstacle(f"{line} depends on something that changes from call to call") from None
+
+
+def _inductor(inputs: Any) -> dict[str, Any]:
+    """Its settings for a function of these inputs."""
+    # Only a product whose kernel is chosen by trying several can convert eight-bit weights while it multiplies.
+    eight_bit = any(isinstance(one, Tensor) and one.dtype == torch.int8 for one in inputs)
+    # Sizes and strides are guarded: code need not assert them at every call.
+    return {"config_patches": {"size_asserts": False, "max_autotune_gemm": eight_bit}}
 
 
 def _traced(function: Function, *given: Any, **named: Any) -> Any:

@@ -6,7 +6,7 @@ Two ways to look: below torch's dispatcher (any device, eager only), and the pro
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, MutableMapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeVar
 
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.weak import WeakTensorKeyDictionary
 
 T = TypeVar("T")
 
@@ -116,12 +117,15 @@ class _Products(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.work = Work(0, 0)
+        self._stored: MutableMapping[Tensor, int] = WeakTensorKeyDictionary()  # bytes per element before a conversion
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if (made := parts(self, func, args, kwargs)) is not NotImplemented:
             return made
         result = func(*args, **(kwargs or {}))
         operands = [one for one in args if isinstance(one, Tensor)]
+        if func._schema.name == "aten::_to_copy":
+            self._stored[result] = self._size(operands[0])
         if func._schema.name in _PRODUCTS:
             self._add(2 * result.numel() * operands[-1].shape[-2], [*operands, result])
         elif "scaled_dot_product" in func._schema.name:
@@ -130,7 +134,12 @@ class _Products(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return result
 
     def _add(self, flops: float, moved: list[Tensor]) -> None:
-        self.work = self.work + Work(flops, sum(_elements(one) * one.element_size() for one in moved))
+        self.work = self.work + Work(flops, sum(_elements(one) * self._size(one) for one in moved))
+
+    def _size(self, tensor: Tensor) -> int:
+        """Bytes of an element where it is stored: eight-bit weights are converted where they are multiplied."""
+        here = tensor.element_size()
+        return min(here, self._stored[tensor]) if tensor in self._stored else here
 
 
 def _elements(tensor: Tensor) -> int:
