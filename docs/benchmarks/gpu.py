@@ -39,6 +39,7 @@ class Cell(NamedTuple):
     share: float  # of the budget; what a cell leaves over goes to those after it
     arguments: tuple[str, ...]
     budgeted: bool = False  # takes --budget itself
+    needs: str = ""  # a package without which it is left out
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -97,20 +98,27 @@ def run(device: str, budget: float, small: bool, names: tuple[str, ...], output:
 def cells(device: str, *, small: bool) -> Iterator[Cell]:
     """What to run, the important first."""
     on_gpu = device.startswith("cuda")
-    yield Cell("tests", 60, ("-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "gpu", str(ROOT / "tests" / "gpu")))
+    tests = ("-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "gpu", str(ROOT / "tests" / "gpu"))
+    yield Cell("tests", 60, tests, needs="pytest")
     sizes = ("--prompt-length", "16", "--gen-length", "32", "--rounds", "1") if small else ()
     batches = ("1",) if small else ("1", "8", "64")
     backends = ("eager", "graph") if on_gpu else ("eager",)
     dtype = ("--dtype", "bfloat16") if on_gpu else ("--threads", "1")
     several = [item for size in batches for item in ("--batch-size", size)]
     several += [item for backend in backends for item in ("--backend", backend)]
+
+    def speed(shape: str, share: float, kind: str = "random", needs: str = "") -> Cell:
+        model = f"{kind}:tiny" if small else f"{kind}:{shape}"
+        given = ("speed", "--model", model, "--device", device, *dtype, "--rule", "forced", *several, *sizes)
+        name = "speed-" + kind.removesuffix("random").replace(":", "-") + shape
+        return Cell(name, share, (*BENCH, *given, "--format", "json"), budgeted=True, needs=needs)
+
     for shape, share in (("3M", 70), ("LLaDA-8B", 120), ("100M", 60), ("30M", 50), ("1B", 60)):
-        model = "random:tiny" if small else f"random:{shape}"
-        speed = ("speed", "--model", model, "--device", device, *dtype, "--rule", "forced", *several, *sizes)
-        yield Cell(f"speed-{shape}", share, (*BENCH, *speed, "--format", "json"), budgeted=True)
+        yield speed(shape, share)
     limit = "5" if small else "500"
     tiny = ("compare", "--limit", limit, "--batch-size", "64", "--device", device, "--backend", backends[-1])
     yield Cell("compare-tiny", 60, (*BENCH, *tiny, "--format", "json"))
+    yield speed("LLaDA-8B", 80, "int8:random", needs="torchao")
 
 
 def results(left: list[Cell], end: float, log: TextIO) -> Iterator[dict[str, Any]]:
@@ -119,8 +127,8 @@ def results(left: list[Cell], end: float, log: TextIO) -> Iterator[dict[str, Any
         cell, shares = left[0], sum(one.share for one in left)
         left = left[1:]
         seconds = (end - time.monotonic() - LAST_WORDS_S) * cell.share / shares
-        if cell.name == "tests" and find_spec("pytest") is None:
-            yield {"name": cell.name, "outcome": "left out, pytest is not installed", "seconds": 0.0}
+        if cell.needs and find_spec(cell.needs) is None:
+            yield {"name": cell.name, "outcome": f"left out, {cell.needs} is not installed", "seconds": 0.0}
         elif seconds < 1:
             yield {"name": cell.name, "outcome": "left out, the budget is used up", "seconds": 0.0}
         else:

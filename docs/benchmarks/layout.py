@@ -1,8 +1,9 @@
 """What the layout and the type of the weights are worth on a CPU: `python docs/benchmarks/layout.py`.
 
 Forward passes, head included, of a model as it is trained and as it decodes (frozen: one product per input, its weights
-in panels), and of the frozen model in bfloat16, in turn on one thread; ratios are taken turn by turn. Then what the
-shipped model writes in float32 and in bfloat16. Writes layout.json, which speed.py puts on its page.
+in panels), and of the frozen model in bfloat16 and with weights in eight bits (extra `int8`), in turn on one thread;
+ratios are taken turn by turn. Then what the shipped model writes in each type. Writes layout.json, which speed.py puts
+on its page.
 """
 
 from __future__ import annotations
@@ -22,9 +23,11 @@ from torch import Tensor
 from dllm_bench import compare
 from dllm_bench.timing.clocks import Spread, spread
 from dllm_reference_model.shapes import random_weights
+from dllm_sdk.bridges.torchao import quantize
 
 SHAPES = ("tiny", "10M", "100M")
 SCHEDULERS = ("fixed-block", "confidence-adaptive", "adablock")
+TYPES = {"float32": ("tiny", "float32"), "bfloat16": ("tiny", "bfloat16"), "int8": ("int8:tiny", "float32")}
 CANVAS = 192
 PASSES = {"block of 8": 8, "block of 32": 32, "full": CANVAS}
 
@@ -36,7 +39,7 @@ def main(turns: int, limit: int) -> None:
     """Measure on one thread and write layout.json."""
     torch.set_num_threads(1)
     passes = [row for shape in SHAPES for row in forward_passes(shape, turns)]
-    rows = [row for dtype in ("float32", "bfloat16") for row in accuracy(dtype, limit)]
+    rows = [row for kind, (model, dtype) in TYPES.items() for row in accuracy(kind, model, dtype, limit)]
     found = {
         "torch": torch.__version__,
         "amx": "amx_bf16" in Path("/proc/cpuinfo").read_text("utf-8"),  # products of bfloat16 in hardware
@@ -53,7 +56,12 @@ def main(turns: int, limit: int) -> None:
 def forward_passes(shape: str, turns: int) -> list[dict[str, Any]]:
     """Milliseconds and ratios of the kinds of forward pass of a shape."""
     frozen = random_weights(shape)
-    models = {"trained": deepcopy(frozen).train(), "frozen": frozen, "bfloat16": deepcopy(frozen).bfloat16()}
+    models = {
+        "trained": deepcopy(frozen).train(),
+        "frozen": frozen,
+        "bfloat16": deepcopy(frozen).bfloat16(),
+        "int8": quantize(deepcopy(frozen)),
+    }
     tokens, positions = torch.randint(0, 400, (1, CANVAS)), torch.arange(CANVAS)[None]
     rows = []
     for kind, lanes in PASSES.items():
@@ -71,7 +79,7 @@ def forward_passes(shape: str, turns: int) -> list[dict[str, Any]]:
         seconds = timed(actions, turns)
         against = {
             name: told([a / b for a, b in zip(seconds["trained"], seconds[name], strict=True)])
-            for name in ("frozen", "bfloat16")
+            for name in ("frozen", "bfloat16", "int8")
         }
         ms = {name: 1000 * statistics.median(values) for name, values in seconds.items()}
         rows.append({"shape": shape, "kind": kind, "ms": ms, "times_as_fast": against})
@@ -85,11 +93,11 @@ def told(values: list[float]) -> tuple[float, float, float]:
     return found.low, found.median, found.high
 
 
-def accuracy(dtype: str, limit: int) -> list[dict[str, Any]]:
+def accuracy(kind: str, model: str, dtype: str, limit: int) -> list[dict[str, Any]]:
     """What the shipped model gets right, and in how many passes."""
-    found = compare("tiny", SCHEDULERS, limit=limit, dtype=dtype)
+    found = compare(model, SCHEDULERS, limit=limit, dtype=dtype)
     return [
-        {"dtype": dtype, "scheduler": row.scheduler, "nfe": row.nfe}
+        {"dtype": kind, "scheduler": row.scheduler, "nfe": row.nfe}
         | {name: getattr(row, name) for name in ("accuracy", "accuracy_low", "accuracy_high")}
         for row in found.rows
     ]

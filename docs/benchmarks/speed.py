@@ -78,12 +78,14 @@ kernel for both. Its weights lie as a checkpoint stores them. It was written fro
 
 Forward passes with the head, on a canvas of {canvas} positions with keys and values kept, one thread, in turn; times as
 fast as the model that `train` gives, float32 with each weight by itself, row by row. *frozen* is what `load_model`
-gives: one product per input, its weights in panels of up to 256 outputs. Medians of {turns} turns, with quartiles.
+gives: one product per input, its weights in panels of up to 256 outputs. *int8 weights* is what `int8:MODEL` gives,
+each weight converted to float32 before it is multiplied. Medians of {turns} turns, with quartiles.
 
 {layouts}
 
-This processor {multiplies} bfloat16 in hardware (AMX). In that type the tiny model writes other tokens here and
-there; what that does to the answers, on {limit} prompts:
+This processor {multiplies} bfloat16 in hardware (AMX). Weights in eight bits save memory here and cost time: they are
+[for a GPU](../how-to/gpu.md#weights-in-eight-bits). In both the tiny model writes other tokens here and there; what that
+does to the answers, on {limit} prompts:
 
 {accuracy}
 
@@ -192,16 +194,16 @@ def races(speed: Speed) -> str:
 
 def layouts(passes: list[dict[str, Any]]) -> str:
     """What the layout and the type are worth."""
-    titles = ["shape, what is computed", "ms as trained", "float32, frozen", "bfloat16, frozen"]
+    titles = ["shape, what is computed", "ms as trained", "float32, frozen", "bfloat16, frozen", "int8 weights"]
     rows = []
     for one in passes:
-        faster = ["{1:.2f} [{0:.2f}, {2:.2f}]".format(*one["times_as_fast"][name]) for name in ("frozen", "bfloat16")]
+        faster = ["{1:.2f} [{0:.2f}, {2:.2f}]".format(*ratios) for ratios in one["times_as_fast"].values()]
         rows.append([f"{one['shape']}, {one['kind']}", f"{one['ms']['trained']:.2f}", *faster])
     return "\n".join(pipe_table(titles, rows))
 
 
 def accuracy(rows: list[dict[str, Any]]) -> str:
-    """What the tiny model gets right in both types."""
+    """What the tiny model gets right in each type."""
     strict = "{accuracy:.1%} [{accuracy_low:.1%}, {accuracy_high:.1%}]"
     rows = sorted(rows, key=lambda row: row["scheduler"])
     shown = [[row["scheduler"], row["dtype"], strict.format(**row), f"{row['nfe']:.2f}"] for row in rows]
