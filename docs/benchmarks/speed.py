@@ -84,8 +84,8 @@ each weight converted to float32 before it is multiplied. Medians of {turns} tur
 {layouts}
 
 This processor {multiplies} bfloat16 in hardware (AMX). Weights in eight bits save memory here and cost time: they are
-[for a GPU](../how-to/gpu.md#weights-in-eight-bits). In both the tiny model writes other tokens here and there; what that
-does to the answers, on {limit} prompts:
+[for a GPU](../how-to/gpu.md#weights-in-eight-bits). In both the tiny model writes other tokens here and there; what
+that does to the answers, on {limit} prompts:
 
 {accuracy}
 

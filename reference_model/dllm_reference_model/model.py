@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from dllm_reference_model.products import Product, together
+from dllm_reference_model.products import Apart, Maps, laid_out, together
 
 
 class Codec(Protocol):
@@ -49,6 +49,11 @@ class Config:
     tied: bool = False  # the embedding is also the output head
     shift: int = 0  # 1: the logits at a position predict the next one (Dream)
     block_causal: bool = False  # trained to see only its own and earlier blocks; the caller's key mask says which
+
+    @property
+    def scale(self) -> float:
+        """Factor of the attention logits."""
+        return self.attention_scale or self.head_width**-0.5
 
     def __post_init__(self) -> None:
         for name in ("vocab_size", "width", "layers", "heads", "kv_heads", "mlp_width", "max_length"):
@@ -140,6 +145,11 @@ def turn_by(positions: Tensor, config: Config, dtype: torch.dtype) -> Turn:
     return Turn(torch.cat((cos, cos), dim=-1), torch.cat((-sin, sin), dim=-1))
 
 
+def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """Root mean square normalization of the last dimension, arXiv:1910.07467."""
+    return F.rms_norm(x, weight.shape, weight, eps)
+
+
 class Asked(NamedTuple):
     """The lanes whose result is wanted of a layer, and what they see. The keys and values are those of every lane."""
 
@@ -148,68 +158,42 @@ class Asked(NamedTuple):
 
 
 class Attention(nn.Module):
-    """Rotary grouped-query attention, bidirectional wherever the key mask allows."""
+    """The maps of grouped-query attention."""
 
     def __init__(self, config: Config) -> None:
         super().__init__()
         width, queries = config.width, config.heads * config.head_width
         keys = config.kv_heads * config.head_width
-        self.head_width = config.head_width
-        self.group = config.heads // config.kv_heads
-        self.scale = config.attention_scale or config.head_width**-0.5
         self.query = nn.Linear(width, queries, bias=config.qkv_bias)
         self.key = nn.Linear(width, keys, bias=config.qkv_bias)
         self.value = nn.Linear(width, keys, bias=config.qkv_bias)
         self.out = nn.Linear(queries, width, bias=False)
-        self.inward, self.outward = Product(), Product()
         if config.qk_norm:
             self.query_norm = nn.RMSNorm(config.head_width, config.norm_eps)
             self.key_norm = nn.RMSNorm(config.head_width, config.norm_eps)
-        self.qk_norm = config.qk_norm
-
-    def forward(self, x: Tensor, turn: Turn, slots: Slots | None, asked: Asked) -> Tensor:
-        """[B, Q, D] -> [B, W, D]."""
-        parts = self.inward(x, self.query, self.key, self.value)
-        query, key, value = (torch.unflatten(together(part), 2, (-1, self.head_width)) for part in parts)
-        if self.qk_norm:
-            query, key = self.query_norm(query), self.key_norm(key)
-        query, key = turn(query), turn(key)
-        if slots is not None:
-            key, value = slots.write(key, value)
-        query = pick(query, asked.lanes).transpose(1, 2)
-        if self.group > 1:  # queries of one key head become lanes of it: no key is repeated, and every kernel can do it
-            query = rearrange(query, "b (g n) q e -> b g (n q) e", n=self.group)
-        mixed = F.scaled_dot_product_attention(
-            query, key.transpose(1, 2), value.transpose(1, 2), attn_mask=asked.mask, scale=self.scale
-        )
-        if self.group > 1:
-            mixed = rearrange(mixed, "b g (n q) e -> b (g n) q e", n=self.group)
-        return together(self.outward(mixed.transpose(1, 2).flatten(2), self.out)[0])
-
-    def freeze(self) -> None:
-        """Lay weights out for decoding."""
-        self.inward.freeze(self.query, self.key, self.value)
-        self.outward.freeze(self.out)
 
 
 class SwiGLU(nn.Module):
-    """Gated feed-forward layer, arXiv:2002.05202."""
+    """The maps of a gated feed-forward layer, arXiv:2002.05202."""
 
     def __init__(self, config: Config) -> None:
         super().__init__()
         self.gate = nn.Linear(config.width, config.mlp_width, bias=False)
         self.up = nn.Linear(config.width, config.mlp_width, bias=False)
         self.down = nn.Linear(config.mlp_width, config.width, bias=False)
-        self.inward, self.outward = Product(), Product()
 
-    def forward(self, x: Tensor) -> Tensor:
-        gate, up = self.inward(x, self.gate, self.up)
-        return together(self.outward(together(F.silu(gate) * up), self.down)[0])
 
-    def freeze(self) -> None:
-        """Lay weights out for decoding."""
-        self.inward.freeze(self.gate, self.up)
-        self.outward.freeze(self.down)
+class Parts(NamedTuple):
+    """What a layer computes with, gathered: to find a tensor in a module takes as long as a small operation."""
+
+    attention_norm: Tensor  # [D]
+    inward: Maps  # to queries, keys and values
+    query_norm: Tensor | None  # [E]; None: heads are not normed
+    key_norm: Tensor | None
+    outward: Maps
+    mlp_norm: Tensor  # [D]
+    gate_and_up: Maps
+    down: Maps
 
 
 class Layer(nn.Module):
@@ -217,15 +201,57 @@ class Layer(nn.Module):
 
     def __init__(self, config: Config) -> None:
         super().__init__()
+        self.config = config
         self.attention_norm = nn.RMSNorm(config.width, config.norm_eps)
         self.attention = Attention(config)
         self.mlp_norm = nn.RMSNorm(config.width, config.norm_eps)
         self.mlp = SwiGLU(config)
+        self.laid_out: Parts | None = None  # for decoding
+
+    def parts(self, maps: Callable[..., Maps]) -> Parts:
+        """Its weights as they are now, those of linear maps by `maps`."""
+        attention, mlp, normed = self.attention, self.mlp, self.config.qk_norm
+        return Parts(
+            attention_norm=self.attention_norm.weight,
+            inward=maps(attention.query, attention.key, attention.value),
+            query_norm=attention.query_norm.weight if normed else None,
+            key_norm=attention.key_norm.weight if normed else None,
+            outward=maps(attention.out),
+            mlp_norm=self.mlp_norm.weight,
+            gate_and_up=maps(mlp.gate, mlp.up),
+            down=maps(mlp.down),
+        )
 
     def forward(self, x: Tensor, turn: Turn, slots: Slots | None, asked: Asked) -> Tensor:
-        x = pick(x, asked.lanes) + self.attention(self.attention_norm(x), turn, slots, asked)
-        out: Tensor = x + self.mlp(self.mlp_norm(x))
-        return out
+        """The lanes of all rows, [B * Q, D] -> those that are asked for, [B * W, D]."""
+        parts, eps = self.laid_out or self.parts(Apart), self.config.norm_eps
+        mixed = self.attend(parts, rms_norm(x, parts.attention_norm, eps), turn, slots, asked)
+        if asked.lanes is not None:
+            x = pick(x.view(*turn.cos.shape[:2], -1), asked.lanes).flatten(0, 1)
+        x = x + mixed
+        gate, up = parts.gate_and_up.in_panels(rms_norm(x, parts.mlp_norm, eps))
+        return x + parts.down(together(F.silu(gate) * up))[0]
+
+    def attend(self, parts: Parts, x: Tensor, turn: Turn, slots: Slots | None, asked: Asked) -> Tensor:
+        """Rotary grouped-query attention, bidirectional wherever the key mask allows: [B * Q, D] -> [B * W, D]."""
+        config = self.config
+        shape = (*turn.cos.shape[:2], -1, config.head_width)  # B, Q, heads, E
+        query, key, value = [part.view(shape) for part in parts.inward(x)]
+        if parts.query_norm is not None and parts.key_norm is not None:
+            query = rms_norm(query, parts.query_norm, config.norm_eps)
+            key = rms_norm(key, parts.key_norm, config.norm_eps)
+        query, key = turn(query), turn(key)
+        if slots is not None:
+            key, value = slots.write(key, value)
+        query, group = pick(query, asked.lanes).transpose(1, 2), config.heads // config.kv_heads
+        if group > 1:  # queries of one key head become lanes of it: no key is repeated, and every kernel can do it
+            query = rearrange(query, "b (g n) q e -> b g (n q) e", n=group)
+        mixed = F.scaled_dot_product_attention(
+            query, key.transpose(1, 2), value.transpose(1, 2), attn_mask=asked.mask, scale=config.scale
+        )
+        if group > 1:
+            mixed = rearrange(mixed, "b g (n q) e -> b (g n) q e", n=group)
+        return parts.outward(mixed.transpose(1, 2).reshape(-1, config.heads * config.head_width))[0]
 
 
 @torch.compiler.nested_compile_region
@@ -247,7 +273,8 @@ class Transformer(nn.Module):
         self.norm = nn.RMSNorm(config.width, config.norm_eps)
         if not config.tied:
             self.unembed = nn.Linear(config.width, config.vocab_size, bias=False)
-            self.outward = Product()
+        self.to_logits: Maps | None = None  # `unembed`, laid out for decoding
+        self.frozen = False  # whether weights are laid out for decoding
         self.mask_id: int = config.mask_id
         self.eos_ids: tuple[int, ...] = config.eos_ids
         self.vocab_size: int = config.vocab_size
@@ -257,39 +284,37 @@ class Transformer(nn.Module):
         self.register_load_state_dict_post_hook(Transformer._refreeze)  # type: ignore[no-untyped-call]
 
     def freeze(self) -> Self:
-        """For decoding, until `train` is called: no gradients, and weights laid out for few lanes (`Product`).
+        """For decoding, until it is trained: no gradients, and weights laid out for few lanes (`Product`).
 
         Names and values of the parameters stay as they are. What is written into them later, and a module that takes
         the place of one, may have no effect before `freeze` is called again.
         """
         self.eval().requires_grad_(False)
-        for module in self.modules():
-            if isinstance(module, Attention | SwiGLU):
-                module.freeze()
+        for layer in self._layers():
+            layer.laid_out = layer.parts(laid_out)
         if not self.config.tied:
-            self.outward.freeze(self.unembed)
+            self.to_logits = laid_out(self.unembed)
+        self.frozen = True
         return self
 
-    @property
-    def frozen(self) -> bool:
-        """Whether weights are laid out for decoding."""
-        return any(product.weight is not None for product in self._products())
+    def _thaw(self) -> None:
+        for layer in self._layers():
+            layer.laid_out = None
+        self.to_logits, self.frozen = None, False
 
-    def _products(self) -> Iterator[Product]:
-        for module in self.modules():
-            yield from (part for part in vars(module).values() if isinstance(part, Product))
+    def _layers(self) -> Iterator[Layer]:
+        return (module for module in self.modules() if isinstance(module, Layer))
 
     def train(self, mode: bool = True) -> Self:
         """As torch's; what is trained is no longer frozen."""
-        for product in self._products() if mode else ():
-            product.thaw()
+        if mode:
+            self._thaw()
         return super().train(mode)
 
     def _apply(self, fn: Callable[..., Tensor], recurse: bool = True) -> Self:
         """What `to` and its like call: a frozen model stays frozen."""
         frozen = self.frozen
-        for product in self._products():  # what is laid out is not moved, but made anew
-            product.thaw()
+        self._thaw()  # what is laid out is not moved, but made anew
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         return self.freeze() if frozen else self
 
@@ -324,7 +349,9 @@ class Transformer(nn.Module):
         values are written to its slots `positions` and every lane attends to its S slots. key_mask: bool
         [B, Q or 1, S], True where a key is visible; None: every key is, and the fastest kernels can be used.
         """
-        x = self.embed(tokens)
+        if self.frozen and torch.is_grad_enabled() and any(weight.requires_grad for weight in self.parameters()):
+            self._thaw()
+        x = self.embed(tokens).flatten(0, 1)
         turn = turn_by(positions, self.config, x.dtype)
         asked = self._asked(key_mask, None)
         row = torch.arange(len(positions), device=positions.device)[:, None]
@@ -334,7 +361,7 @@ class Transformer(nn.Module):
                 asked = self._asked(key_mask, lanes)
             x = run_layer(layer, x, turn, slots, asked)
         out: Tensor = self.norm(x)
-        return out
+        return out.view(len(tokens), -1, self.config.width)
 
     def forward_at(
         self, tokens: Tensor, positions: Tensor, store: Store | None, key_mask: Tensor | None, lanes: Tensor
@@ -355,7 +382,8 @@ class Transformer(nn.Module):
         """Logits [.., V] of hidden states [.., D]."""
         if self.config.tied:
             return F.linear(hidden, self.embed.weight)
-        return together(self.outward(hidden, self.unembed)[0])
+        (logits,) = (self.to_logits or Apart(self.unembed))(hidden.flatten(0, -2))
+        return logits.view(*hidden.shape[:-1], -1)
 
     def new_store(self, rows: int, length: int) -> Store:
         """An empty store for `rows` rows of `length` positions; lanes at position `length` are padding."""

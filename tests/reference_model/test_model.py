@@ -174,8 +174,8 @@ def test_a_frozen_model_stays_frozen_where_it_is_moved_or_loaded(config: Config)
         changed = deepcopy(model)
         changed.load_state_dict(other.state_dict(), assign=assign)
         close(changed(tokens, positions), other(tokens, positions))
-        mlp = changed.layers[0].mlp
-        assert mlp.inward.weight.data_ptr() == mlp.gate.weight.data_ptr()  # nothing is held twice
+        layer = changed.layers[0]
+        assert layer.laid_out.gate_and_up.weight.data_ptr() == layer.mlp.gate.weight.data_ptr()  # nothing is held twice
 
 
 def test_a_frozen_model_gives_gradients_where_they_are_asked_for_and_takes_other_modules() -> None:

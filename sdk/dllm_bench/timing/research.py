@@ -160,7 +160,7 @@ class ResearchModel:
     ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         """Attention of one layer, [1, Q, D] -> [1, Q, D], and its keys and values."""
         query, key, value = (
-            project(x).unflatten(-1, (-1, layer.head_width)).transpose(1, 2)
+            project(x).unflatten(-1, (-1, self.config.head_width)).transpose(1, 2)
             for project in (layer.query, layer.key, layer.value)
         )
         if self.config.qk_norm:
@@ -176,7 +176,7 @@ class ResearchModel:
             self.turn(query, (end or key.shape[2]) - query.shape[2]),
             self.turn(key, 0),
             value,
-            scale=layer.scale,
+            scale=self.config.scale,
             enable_gqa=query.shape[1] != key.shape[1],
         )
         return layer.out(mixed.transpose(1, 2).flatten(2)), (key, value)
