@@ -53,8 +53,8 @@ ms: of CPU time, medians; times as fast: the research-style loop's / ours, media
 
 Of a block step's {step:.1f} ms the model's forward pass takes {forward:.1f}, the decision {decision:.1f}. The forward
 pass is matrix products for the most part, with the same weights in both loops: 38 MB that are read once per step and
-multiplied with 32 rows, far below the rate of a large product (see the last column under Steps). What is left to gain
-lies around them: eagerly a fifth of a block's forward pass is Python (a profile), which `compile` does without.
+multiplied with 32 rows, far below the rate of a large product (see the last column under Steps). What can be gained
+lies around them: fewer operations, and fewer calls of Python between them.
 
 Public figures beside them: Fast-dLLM's own loops took 60.5 (none), 32.9 (prefix) and 20.6 (dual) ms of CPU time per
 call on a model of this shape, one thread of a shared two-core machine; they were measured elsewhere, so they say that
