@@ -76,9 +76,8 @@ def run(device: str, budget: float, small: bool, names: tuple[str, ...], output:
     known = [cell.name for cell in todo]
     if unknown := sorted({*names} - {*known}):
         raise click.UsageError(f"there is no cell {unknown[0]!r}: --cell takes {', '.join(known)}")
-    missing = [name for name in NEEDED if find_spec(name) is None]
-    if missing:
-        raise click.ClickException(f"these packages are missing, install them first: {', '.join(missing)}")
+    if absent := [name for name in NEEDED if find_spec(name) is None]:
+        raise click.ClickException(f"these packages are missing, install them first: {', '.join(absent)}")
     try:
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -118,21 +117,26 @@ def cells(device: str, *, small: bool) -> Iterator[Cell]:
     limit = "5" if small else "500"
     tiny = ("compare", "--limit", limit, "--batch-size", "64", "--device", device, "--backend", backends[-1])
     yield Cell("compare-tiny", 60, (*BENCH, *tiny, "--format", "json"))
-    yield speed("LLaDA-8B", 80, "int8:random", needs="torchao")
+    yield speed("LLaDA-8B", 120, "int8:random", needs="torchao")
 
 
 def results(left: list[Cell], end: float, log: TextIO) -> Iterator[dict[str, Any]]:
     """One result per cell; nothing is begun after `end`, on the monotonic clock."""
     while left:
-        cell, shares = left[0], sum(one.share for one in left)
+        cell, shares = left[0], sum(one.share for one in left if not missing(one))
         left = left[1:]
-        seconds = (end - time.monotonic() - LAST_WORDS_S) * cell.share / shares
-        if cell.needs and find_spec(cell.needs) is None:
+        seconds = (end - time.monotonic() - LAST_WORDS_S) * cell.share / max(shares, cell.share)
+        if missing(cell):
             yield {"name": cell.name, "outcome": f"left out, {cell.needs} is not installed", "seconds": 0.0}
         elif seconds < 1:
             yield {"name": cell.name, "outcome": "left out, the budget is used up", "seconds": 0.0}
         else:
             yield ran(cell, seconds, log)
+
+
+def missing(cell: Cell) -> bool:
+    """Whether the package is missing without which the cell is left out."""
+    return bool(cell.needs) and find_spec(cell.needs) is None
 
 
 def ran(cell: Cell, seconds: float, log: TextIO) -> dict[str, Any]:

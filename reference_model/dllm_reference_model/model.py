@@ -197,7 +197,7 @@ class Parts(NamedTuple):
 
 
 class Layer(nn.Module):
-    """Pre-norm residual layer."""
+    """Pre-norm residual layer. Of its modules only the linear maps are called, and may be replaced by others."""
 
     def __init__(self, config: Config) -> None:
         super().__init__()
@@ -227,16 +227,17 @@ class Layer(nn.Module):
         parts, eps = self.laid_out or self.parts(Apart), self.config.norm_eps
         mixed = self.attend(parts, rms_norm(x, parts.attention_norm, eps), turn, slots, asked)
         if asked.lanes is not None:
-            x = pick(x.view(*turn.cos.shape[:2], -1), asked.lanes).flatten(0, 1)
+            x = pick(x.view(*turn.cos.shape[:2], x.shape[-1]), asked.lanes).flatten(0, 1)
         x = x + mixed
         gate, up = parts.gate_and_up.in_panels(rms_norm(x, parts.mlp_norm, eps))
         return x + parts.down(together(F.silu(gate) * up))[0]
 
     def attend(self, parts: Parts, x: Tensor, turn: Turn, slots: Slots | None, asked: Asked) -> Tensor:
         """Rotary grouped-query attention, bidirectional wherever the key mask allows: [B * Q, D] -> [B * W, D]."""
-        config = self.config
-        shape = (*turn.cos.shape[:2], -1, config.head_width)  # B, Q, heads, E
-        query, key, value = [part.view(shape) for part in parts.inward(x)]
+        config, (rows, lanes) = self.config, turn.cos.shape[:2]
+        query, key, value = [
+            part.view(rows, lanes, part.shape[-1] // config.head_width, config.head_width) for part in parts.inward(x)
+        ]
         if parts.query_norm is not None and parts.key_norm is not None:
             query = rms_norm(query, parts.query_norm, config.norm_eps)
             key = rms_norm(key, parts.key_norm, config.norm_eps)
@@ -251,7 +252,7 @@ class Layer(nn.Module):
         )
         if group > 1:
             mixed = rearrange(mixed, "b g (n q) e -> b (g n) q e", n=group)
-        return parts.outward(mixed.transpose(1, 2).reshape(-1, config.heads * config.head_width))[0]
+        return parts.outward(mixed.transpose(1, 2).flatten(2).flatten(0, 1))[0]
 
 
 @torch.compiler.nested_compile_region
@@ -287,7 +288,7 @@ class Transformer(nn.Module):
         """For decoding, until it is trained: no gradients, and weights laid out for few lanes (`Product`).
 
         Names and values of the parameters stay as they are. What is written into them later, and a module that takes
-        the place of one, may have no effect before `freeze` is called again.
+        the place of a linear map, may have no effect before `freeze` is called again.
         """
         self.eval().requires_grad_(False)
         for layer in self._layers():
@@ -301,6 +302,10 @@ class Transformer(nn.Module):
         for layer in self._layers():
             layer.laid_out = None
         self.to_logits, self.frozen = None, False
+
+    def _thaw_if_trained(self) -> None:
+        if self.frozen and torch.is_grad_enabled() and any(weight.requires_grad for weight in self.parameters()):
+            self._thaw()
 
     def _layers(self) -> Iterator[Layer]:
         return (module for module in self.modules() if isinstance(module, Layer))
@@ -349,9 +354,9 @@ class Transformer(nn.Module):
         values are written to its slots `positions` and every lane attends to its S slots. key_mask: bool
         [B, Q or 1, S], True where a key is visible; None: every key is, and the fastest kernels can be used.
         """
-        if self.frozen and torch.is_grad_enabled() and any(weight.requires_grad for weight in self.parameters()):
-            self._thaw()
+        self._thaw_if_trained()
         x = self.embed(tokens).flatten(0, 1)
+        positions = positions.expand_as(tokens)
         turn = turn_by(positions, self.config, x.dtype)
         asked = self._asked(key_mask, None)
         row = torch.arange(len(positions), device=positions.device)[:, None]
@@ -361,7 +366,7 @@ class Transformer(nn.Module):
                 asked = self._asked(key_mask, lanes)
             x = run_layer(layer, x, turn, slots, asked)
         out: Tensor = self.norm(x)
-        return out.view(len(tokens), -1, self.config.width)
+        return out.view(*(tokens if lanes is None else lanes).shape, self.config.width)
 
     def forward_at(
         self, tokens: Tensor, positions: Tensor, store: Store | None, key_mask: Tensor | None, lanes: Tensor
@@ -382,8 +387,9 @@ class Transformer(nn.Module):
         """Logits [.., V] of hidden states [.., D]."""
         if self.config.tied:
             return F.linear(hidden, self.embed.weight)
-        (logits,) = (self.to_logits or Apart(self.unembed))(hidden.flatten(0, -2))
-        return logits.view(*hidden.shape[:-1], -1)
+        self._thaw_if_trained()
+        (logits,) = (self.to_logits or Apart(self.unembed))(hidden.reshape(-1, hidden.shape[-1]))
+        return logits.view(*hidden.shape[:-1], logits.shape[-1])
 
     def new_store(self, rows: int, length: int) -> Store:
         """An empty store for `rows` rows of `length` positions; lanes at position `length` are padding."""

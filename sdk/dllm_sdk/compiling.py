@@ -111,10 +111,11 @@ class Compiled:
 
 def _inductor(inputs: Any) -> dict[str, Any]:
     """Its settings for a function of these inputs."""
-    # Only a product whose kernel is chosen by trying several can convert eight-bit weights while it multiplies.
-    eight_bit = any(isinstance(one, Tensor) and one.dtype == torch.int8 for one in inputs)
-    # Sizes and strides are guarded: code need not assert them at every call.
-    return {"config_patches": {"size_asserts": False, "max_autotune_gemm": eight_bit}}
+    settings = {"size_asserts": False}  # sizes and strides are guarded: code need not assert them at every call
+    if any(isinstance(one, Tensor) and one.dtype == torch.int8 for one in inputs):
+        # Only a product whose kernel is chosen by trying several can convert eight-bit weights while it multiplies.
+        settings["max_autotune_gemm"] = True
+    return {"config_patches": settings}
 
 
 def _traced(function: Function, *given: Any, **named: Any) -> Any:

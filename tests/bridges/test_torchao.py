@@ -17,7 +17,7 @@ from dllm_bench.timing.counting import weigh
 from dllm_reference_model.model import Config, Transformer
 from dllm_sdk import ConfigError, DualCache, Scheduler, execution, generate, load_model, load_scheduler, wrap
 from dllm_sdk.bridges.torchao import quantize
-from dllm_sdk.compiling import Compiler
+from dllm_sdk.compiling import Compiler, _inductor
 
 PROMPTS = [[3, 4, 5], [6, 7]]
 
@@ -97,6 +97,35 @@ def test_the_shipped_model_answers_as_before_and_says_what_it_is() -> None:
     assert about["int8:tiny"]["model_sha256"] != about["tiny"]["model_sha256"]
     again = CliRunner().invoke(cli, ["compare", "--model", "int8:tiny", "--limit", "5", "--format", "json"])
     assert json.loads(again.stdout)["environment"]["model_sha256"] == about["int8:tiny"]["model_sha256"]
+
+
+@pytest.mark.extra
+@pytest.mark.usefixtures("torchao")
+def test_a_map_that_shares_the_embedding_s_weight_keeps_it() -> None:
+    class Tied(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.embed, self.module, self.head = nn.Embedding(9, 8), nn.Linear(8, 8), nn.Linear(8, 9, bias=False)
+            self.head.weight = self.embed.weight
+
+    model = quantize(Tied())
+    assert model.head.weight is model.embed.weight and type(model.head) is nn.Linear
+    assert model.module.parametrizations.weight.original0.dtype == torch.int8
+
+
+@pytest.mark.extra
+@pytest.mark.usefixtures("torchao")
+def test_a_model_in_training_is_not_frozen_and_settings_of_the_process_stay() -> None:
+    before = torch._inductor.config.save_config_portable()
+    assert quantize(small().train()).training
+    assert quantize(small()).frozen
+    assert torch._inductor.config.save_config_portable() == before
+
+
+def test_only_products_of_eight_bit_weights_are_searched_for() -> None:
+    plain, held = torch.zeros(2), torch.zeros(2, dtype=torch.int8)
+    assert "max_autotune_gemm" not in _inductor([plain, 3])["config_patches"]
+    assert _inductor([plain, held])["config_patches"]["max_autotune_gemm"]
 
 
 @pytest.mark.extra

@@ -189,6 +189,29 @@ def test_a_frozen_model_gives_gradients_where_they_are_asked_for_and_takes_other
     torch.testing.assert_close(model.freeze()(tokens, positions), changed.detach())
 
 
+def test_a_head_alone_can_be_trained() -> None:
+    model, (tokens, positions) = random_model(PLAIN).float().freeze(), canvas(2, 9)
+    model.unembed.weight.requires_grad_(True)
+    with torch.no_grad():
+        hidden = model(tokens, positions)
+    model.head(hidden).sum().backward()
+    assert model.unembed.weight.grad is not None
+
+
+@pytest.mark.parametrize("config", CONFIGS)
+@pytest.mark.parametrize("frozen", [False, True])
+def test_rows_may_share_positions_and_sizes_may_be_zero(config: Config, frozen: bool) -> None:
+    model, (tokens, positions) = random_model(config).float(), canvas(3, 7)
+    model = model.freeze() if frozen else model
+    hidden = model(tokens, positions)
+    torch.testing.assert_close(model(tokens, positions[:1]), hidden)
+    assert model(tokens[:0], positions[:0]).shape == hidden[:0].shape
+    logits = model.head(hidden)
+    torch.testing.assert_close(model.head(hidden[1, 2]), logits[1, 2])
+    for some in (hidden[:0], hidden[:, :0], hidden[0, :0]):
+        assert model.head(some).shape == (*some.shape[:-1], config.vocab_size)
+
+
 def test_a_frozen_model_can_be_trained_again() -> None:
     model, (tokens, positions) = random_model(PLAIN).float().freeze(), canvas(2, 9)
     before = model(tokens, positions)

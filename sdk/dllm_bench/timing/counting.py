@@ -117,7 +117,9 @@ class _Products(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.work = Work(0, 0)
-        self._stored: MutableMapping[Tensor, int] = WeakTensorKeyDictionary()  # bytes per element before a conversion
+        self._stored: MutableMapping[Tensor, int] = (
+            WeakTensorKeyDictionary()
+        )  # of what was converted: bytes per element before
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if (made := parts(self, func, args, kwargs)) is not NotImplemented:
@@ -137,7 +139,7 @@ class _Products(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.work = self.work + Work(flops, sum(_elements(one) * self._size(one) for one in moved))
 
     def _size(self, tensor: Tensor) -> int:
-        """Bytes of an element where it is stored: eight-bit weights are converted where they are multiplied."""
+        """Bytes of an element where it is stored: what was converted, as eight-bit weights are, need not lie there."""
         here = tensor.element_size()
         return min(here, self._stored[tensor]) if tensor in self._stored else here
 

@@ -38,14 +38,20 @@ def quantize(model: M) -> M:
     Embeddings, norms and an output head that is tied to the embedding stay as they are, and so do activations. A model
     made by `wrap_hf` is quantized within. Raises ConfigError for a model without such maps, or without the extra.
     """
-    module: Any = getattr(model, "module", model)
-    if not (isinstance(module, nn.Module) and any(type(one) is nn.Linear for one in module.modules())):
+    module: Any = model if isinstance(model, nn.Module) else getattr(model, "module", None)
+    parts = list(module.modules()) if isinstance(module, nn.Module) else []
+    tied = {one.weight for one in parts if isinstance(one, nn.Embedding)}
+    maps = {one for one in parts if type(one) is nn.Linear and one.weight not in tied}
+    if not maps:
         raise ConfigError(f"a {type(model).__name__} has no nn.Linear that could be quantized, or none any more")
     config, quantize_, unwrap = _torchao()
-    quantize_(module, config())
+    frozen = getattr(module, "frozen", False)
+    if frozen:
+        module.train()  # else what is laid out for decoding would hold the old weights until all are quantized
+    quantize_(module, config(set_inductor_config=False), filter_fn=lambda one, name: one in maps)
     unwrap(module)  # weights as plain tensors: compiled regions, graphs and digests of weights know no other
-    if callable(freeze := getattr(module, "freeze", None)):
-        freeze()  # what was laid out for decoding were the old weights
+    if frozen:
+        module.freeze()
     return model
 
 
@@ -55,8 +61,10 @@ def _torchao() -> tuple[Any, Any, Any]:
     try:
         from torchao.quantization import Int8WeightOnlyConfig, quantize_
         from torchao.utils import unwrap_tensor_subclass
-    except ImportError:
-        raise ConfigError("weights in eight bits need the package torchao: pip install 'dllm-sdk[int8]'") from None
+    except ImportError as error:
+        raise ConfigError(
+            f"weights in eight bits need the package torchao: pip install 'dllm-sdk[int8]' ({error})"
+        ) from None
     finally:
         logging.disable(logged)
     return Int8WeightOnlyConfig, quantize_, unwrap_tensor_subclass
