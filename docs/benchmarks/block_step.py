@@ -37,13 +37,13 @@ def timed(actions: dict[str, Callable[[], Tensor]], repeats: int) -> dict[str, l
 @click.option("--width", default=256, show_default=True)
 @click.option("--layers", default=8, show_default=True)
 @click.option("--repeats", default=7, show_default=True)
-@torch.no_grad()
+@torch.inference_mode()
 def main(canvas: int, block: int, width: int, layers: int, repeats: int) -> None:
     """Time full and block forward passes on a canvas of that length."""
     torch.set_num_threads(1)
     heads = width // 64
     config = Config(4096, 4095, width, layers, heads, heads, 4 * width, max_length=canvas)
-    model = Transformer(config)
+    model = Transformer(config).freeze()
     tokens, positions = torch.randint(0, 4000, (1, canvas)), torch.arange(canvas)[None]
     store = model.new_store(1, canvas + 1)
     mask = (torch.arange(canvas + 1) < canvas)[None, None]

@@ -52,7 +52,7 @@ def main(turns: int, limit: int) -> None:
     Path(__file__).with_name("layout.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
 
 
-@torch.no_grad()
+@torch.inference_mode()
 def forward_passes(shape: str, turns: int) -> list[dict[str, Any]]:
     """Milliseconds and ratios of the kinds of forward pass of a shape."""
     frozen = random_weights(shape)

@@ -243,19 +243,19 @@ class _Loop:
         order = torch.where(rows.window, rows.ordinal[:, None], rows.order) if self.model.block_causal else None
         work = Feed(rows.tokens, rows.feed, rows.visible, order, window)
         if store is None or not shape.fresh:
-            return self.compute(work, shape.feed, store, shape)
+            return self.forward(work, shape.feed, store, shape)
         # Places beyond the last row that refreshes hold it once more: it is computed, and written, as it was.
         place = torch.arange(shape.fresh, device=window.device).minimum(rows.refresh.sum() - 1)
         index = rows.refresh.long().argsort(descending=True, stable=True)[place]
         part = self.model.new_store(shape.fresh, rows.tokens.shape[1])
-        renewed = self.compute(work.rows(index), shape.fresh_feed, part, shape)
+        renewed = self.forward(work.rows(index), shape.fresh_feed, part, shape)
         store.put(index, part)
         del part
         # The refreshing rows feed padding lanes here: so a block step copies nothing of the store.
         rest = work._replace(feed=work.feed & ~rows.refresh[:, None])
-        return self.compute(rest, shape.feed, store, shape).index_copy(0, index, renewed)
+        return self.forward(rest, shape.feed, store, shape).index_copy(0, index, renewed)
 
-    def compute(self, work: Feed, width: int, store: Store | None, shape: Shape) -> Tensor:
+    def forward(self, work: Feed, width: int, store: Store | None, shape: Shape) -> Tensor:
         """One forward pass of at most `width` lanes per row."""
         one: Tensor = self.runner.forward(partial(compute, width=width, all_visible=shape.unmasked), work, store)
         return one
