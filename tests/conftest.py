@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+import signal
+from collections.abc import Generator, Iterator
 
 import hypothesis
 import pytest
@@ -13,6 +14,14 @@ from tests.browser import browser as browser
 torch.set_num_threads(1)
 hypothesis.settings.register_profile("ci", derandomize=True, database=None, deadline=None, print_blob=False)
 hypothesis.settings.load_profile("ci")
+
+
+@pytest.fixture
+def heard() -> Iterator[None]:
+    """Ctrl-C as a terminal sends it: a process started in the background would ignore it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -116,7 +116,10 @@ def load_model(name: str, *, device: str = "cpu", dtype: str | torch.dtype | Non
 
     kind = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
     if dtype is not None and not (isinstance(kind, torch.dtype) and kind.is_floating_point):
-        raise ConfigError(f"dtype must be a floating-point type of torch such as float32 or bfloat16, got {dtype!r}")
+        hint = f"; for weights in eight bits load int8:{name}" if kind is torch.int8 else ""
+        raise ConfigError(
+            f"dtype must be a floating-point type of torch such as float32 or bfloat16, got {dtype!r}{hint}"
+        )
     head, _, path = name.partition(":")
     if head in available("model"):
         model: Model = load("model", head)(path or None, device=device, dtype=kind)

@@ -5,10 +5,8 @@ from __future__ import annotations
 import io
 import json
 import os
-import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -152,14 +150,6 @@ def test_traceback_may_stand_before_the_command() -> None:
     result = run("--traceback", "compare", "--scheduler", "adablok")
     assert result.exit_code == 2 and "registry.py" in result.stderr
     assert result.stderr.splitlines()[-1].startswith("Error: there is no scheduler 'adablok'")
-
-
-@pytest.fixture
-def heard() -> Iterator[None]:
-    """Ctrl-C as a terminal sends it: a process started in the background would ignore it."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
 
 
 @pytest.mark.usefixtures("heard")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -108,12 +107,9 @@ def test_an_error_in_the_users_code_says_what_is_kept() -> None:
     assert len(read_results("out").outcomes) == 5
 
 
+@pytest.mark.usefixtures("heard")
 def test_what_ctrl_c_keeps_can_be_read() -> None:
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a background process would ignore it
-    try:
-        result = run(model="load_and_interrupt")
-    finally:
-        signal.signal(signal.SIGINT, before)
+    result = run(model="load_and_interrupt")
     n = len(read_results("out").outcomes)
     assert result.exit_code == 130 and 0 < n < 9
     assert result.stderr.splitlines()[-1] == f"Interrupted after {n} of 9 generations; they are in out/results.jsonl."

@@ -215,6 +215,7 @@ def test_a_model_that_is_not_the_references_is_measured_without_a_race() -> None
     assert "full, eager, 1" in result.stdout and "block, eager" not in result.stdout
 
 
+@pytest.mark.usefixtures("heard")
 def test_ctrl_c_keeps_what_was_measured() -> None:
     result = run("speed", "--model", f"{HERE}:load_and_interrupt", "--prompt-length", "4", "--gen-length", "8")
     assert result.exit_code == 130
@@ -236,6 +237,7 @@ def test_ctrl_c_keeps_what_was_measured() -> None:
         (["--model", "random:2M"], "there is no shape '2M': give random:SHAPE with one of tiny, 3M, 10M"),
         (["--device", "cuda:99"], "device 'cuda:99' cannot be used"),
         (["--dtype", "int8"], "dtype must be a floating-point type of torch"),
+        (["--dtype", "int8"], "got 'int8'; for weights in eight bits load int8:tiny"),
         (["--rule", "best"], "is not one of 'threshold', 'forced'"),
     ],
 )
