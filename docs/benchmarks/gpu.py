@@ -123,9 +123,9 @@ def cells(device: str, *, small: bool) -> Iterator[Cell]:
 def results(left: list[Cell], end: float, log: TextIO) -> Iterator[dict[str, Any]]:
     """One result per cell; nothing is begun after `end`, on the monotonic clock."""
     while left:
-        cell, shares = left[0], sum(one.share for one in left if not missing(one))
-        left = left[1:]
-        seconds = (end - time.monotonic() - LAST_WORDS_S) * cell.share / max(shares, cell.share)
+        cell, left = left[0], left[1:]
+        shares = cell.share + sum(one.share for one in left if not missing(one))
+        seconds = (end - time.monotonic() - LAST_WORDS_S) * cell.share / shares
         if missing(cell):
             yield {"name": cell.name, "outcome": f"left out, {cell.needs} is not installed", "seconds": 0.0}
         elif seconds < 1:

@@ -117,9 +117,8 @@ class _Products(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.work = Work(0, 0)
-        self._stored: MutableMapping[Tensor, int] = (
-            WeakTensorKeyDictionary()
-        )  # of what was converted: bytes per element before
+        # Of what was converted: bytes per element before.
+        self._stored: MutableMapping[Tensor, int] = WeakTensorKeyDictionary()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if (made := parts(self, func, args, kwargs)) is not NotImplemented:
