@@ -106,18 +106,17 @@ def cells(device: str, *, small: bool) -> Iterator[Cell]:
     several = [item for size in batches for item in ("--batch-size", size)]
     several += [item for backend in backends for item in ("--backend", backend)]
 
-    def speed(shape: str, share: float, kind: str = "random", needs: str = "") -> Cell:
-        model = f"{kind}:tiny" if small else f"{kind}:{shape}"
+    def speed(name: str, model: str, share: float, needs: str = "") -> Cell:
+        model = f"{model.rpartition(':')[0]}:tiny" if small else model
         given = ("speed", "--model", model, "--device", device, *dtype, "--rule", "forced", *several, *sizes)
-        name = "speed-" + kind.removesuffix("random").replace(":", "-") + shape
-        return Cell(name, share, (*BENCH, *given, "--format", "json"), budgeted=True, needs=needs)
+        return Cell(f"speed-{name}", share, (*BENCH, *given, "--format", "json"), budgeted=True, needs=needs)
 
     for shape, share in (("3M", 70), ("LLaDA-8B", 120), ("100M", 60), ("30M", 50), ("1B", 60)):
-        yield speed(shape, share)
+        yield speed(shape, f"random:{shape}", share)
     limit = "5" if small else "500"
     tiny = ("compare", "--limit", limit, "--batch-size", "64", "--device", device, "--backend", backends[-1])
     yield Cell("compare-tiny", 60, (*BENCH, *tiny, "--format", "json"))
-    yield speed("LLaDA-8B", 120, "int8:random", needs="torchao")
+    yield speed("int8-LLaDA-8B", "int8:random:LLaDA-8B", 120, needs="torchao")
 
 
 def results(left: list[Cell], end: float, log: TextIO) -> Iterator[dict[str, Any]]:

@@ -236,7 +236,7 @@ def test_ctrl_c_keeps_what_was_measured() -> None:
         (["--gen-length", "5000"], "but the model's context holds 4096: lower one of them"),
         (["--model", "random:2M"], "there is no shape '2M': give random:SHAPE with one of tiny, 3M, 10M"),
         (["--device", "cuda:99"], "device 'cuda:99' cannot be used"),
-        (["--dtype", "int32"], "dtype must be a floating-point type of torch"),
+        (["--dtype", "int8"], "dtype must be a floating-point type of torch"),
         (["--dtype", "int8"], "got 'int8'; for weights in eight bits load int8:random:tiny"),
         (["--rule", "best"], "is not one of 'threshold', 'forced'"),
     ],

@@ -40,8 +40,11 @@ def torchao() -> None:
     pytest.importorskip("torchao", reason="needs the extra `int8`")
 
 
-@pytest.mark.extra
-@pytest.mark.usefixtures("torchao")
+def needs_torchao(test: Any) -> Any:
+    return pytest.mark.extra(pytest.mark.usefixtures("torchao")(test))
+
+
+@needs_torchao
 @pytest.mark.parametrize("tied", [False, True])
 def test_every_map_is_held_in_eight_bits_within_half_a_step_of_its_scale(tied: bool) -> None:
     plain, model = small(tied=tied, qkv_bias=True), small(tied=tied, qkv_bias=True)
@@ -58,8 +61,7 @@ def test_every_map_is_held_in_eight_bits_within_half_a_step_of_its_scale(tied: b
     assert kept and all(torch.equal(one, plain.state_dict()[name]) for name, one in kept.items())
 
 
-@pytest.mark.extra
-@pytest.mark.usefixtures("torchao")
+@needs_torchao
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_decoding_multiplies_with_the_quantized_weights(dtype: torch.dtype) -> None:
     plain, model = small().to(dtype), quantize(small().to(dtype))
@@ -75,8 +77,7 @@ def test_decoding_multiplies_with_the_quantized_weights(dtype: torch.dtype) -> N
     torch.testing.assert_close(logits[1], logits[2], atol=1e-5 if dtype == torch.float32 else 0.05, rtol=1e-2)
 
 
-@pytest.mark.extra
-@pytest.mark.usefixtures("torchao")
+@needs_torchao
 @pytest.mark.filterwarnings("default")  # of inductor's own
 def test_plain_and_quantized_models_of_one_shape_are_compiled_side_by_side(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(execution, "compiler", Compiler())
@@ -87,8 +88,7 @@ def test_plain_and_quantized_models_of_one_shape_are_compiled_side_by_side(monke
     assert written[1] != written[2] and not execution.compiler.obstacles
 
 
-@pytest.mark.extra
-@pytest.mark.usefixtures("torchao")
+@needs_torchao
 def test_the_shipped_model_answers_as_before_and_says_what_it_is() -> None:
     found = {name: compare(name, ["confidence-adaptive"], tasks=["sort"], limit=20) for name in ("tiny", "int8:tiny")}
     assert [found[name].rows[0].accuracy for name in found] == [1.0, 1.0]
@@ -99,8 +99,7 @@ def test_the_shipped_model_answers_as_before_and_says_what_it_is() -> None:
     assert json.loads(again.stdout)["environment"]["model_sha256"] == about["int8:tiny"]["model_sha256"]
 
 
-@pytest.mark.extra
-@pytest.mark.usefixtures("torchao")
+@needs_torchao
 def test_a_map_that_shares_the_embedding_s_weight_keeps_it() -> None:
     class Tied(nn.Module):
         def __init__(self) -> None:
@@ -113,8 +112,7 @@ def test_a_map_that_shares_the_embedding_s_weight_keeps_it() -> None:
     assert model.module.parametrizations.weight.original0.dtype == torch.int8
 
 
-@pytest.mark.extra
-@pytest.mark.usefixtures("torchao")
+@needs_torchao
 def test_a_model_in_training_is_not_frozen_and_settings_of_the_process_stay() -> None:
     before = torch._inductor.config.save_config_portable()
     assert quantize(small().train()).training
@@ -128,16 +126,14 @@ def test_only_products_of_eight_bit_weights_are_searched_for() -> None:
     assert _inductor([plain, held])["config_patches"]["max_autotune_gemm"]
 
 
-@pytest.mark.extra
-@pytest.mark.usefixtures("torchao")
+@needs_torchao
 def test_a_weight_of_eight_bits_is_weighed_as_it_is_stored() -> None:
     model, x = quantize(small()), torch.randn(1, 4, 32)
     _, work = weigh(lambda: model.head(x))
     assert work.bytes == 4 * 32 * 4 + 32 * 40 + 4 * 40 * 4
 
 
-@pytest.mark.extra
-@pytest.mark.usefixtures("torchao")
+@needs_torchao
 def test_what_cannot_be_quantized_is_told() -> None:
     with pytest.raises(ConfigError, match=r"a CallableModel has no nn.Linear that could be quantized"):
         quantize(wrap(lambda ids: torch.zeros(*ids.shape, 5), vocab_size=5, mask_id=4))
