@@ -27,6 +27,7 @@ from torch._dynamo.exc import TorchDynamoException
 from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException, FakeTensorMode
 
 from dllm_sdk.contract import map_tensors
+from dllm_sdk.elsewhere import DeviceError, Uncrossed
 from dllm_sdk.errors import ConfigError, DllmError
 
 Function = Callable[..., Any]
@@ -152,18 +153,27 @@ def _copied(function: Function) -> Function:
 
 
 def host_read(function: Function, *tensors: Any) -> str | None:
-    """Where a function reads the value of a tensor back to the host, if it does. Calls a copy of it on fake tensors."""
+    """Where a function makes the host wait for a tensor, if it does. Calls a copy of it on fake tensors."""
     function = _copied(function)
     with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+        fakes = map_tensors(mode.from_tensor, tensors)
         try:
-            function(*map_tensors(mode.from_tensor, tensors))
+            with Uncrossed():
+                function(*fakes)
         except DllmError:
             return None  # the real call says it better
         except (DataDependentOutputException, DynamicOutputShapeException) as error:
-            return f"{_where(_frames(error))} reads a tensor's value back to the host"
+            return f"{line_of(error)} reads a tensor's value back to the host"
+        except DeviceError as error:
+            return f"{line_of(error)} copies between the device and the CPU"
         except Exception as error:
-            return f"{_where(_frames(error))} fails on tensors without values ({type(error).__name__})"
+            return f"{line_of(error)} fails on tensors without values ({type(error).__name__})"
     return None
+
+
+def line_of(error: Exception) -> str:
+    """The line of a user's file that an error comes from."""
+    return _where([(frame.filename, frame.lineno or 0) for frame in traceback.extract_tb(error.__traceback__)])
 
 
 def _reason(error: Exception) -> str:
@@ -182,10 +192,6 @@ def _told(text: str) -> list[tuple[str, int]]:
 
 def _start(function: Any) -> tuple[str, int]:
     return function.__code__.co_filename, function.__code__.co_firstlineno
-
-
-def _frames(error: Exception) -> list[tuple[str, int]]:
-    return [(frame.filename, frame.lineno or 0) for frame in traceback.extract_tb(error.__traceback__)]
 
 
 def _where(frames: list[tuple[str, int]]) -> str:

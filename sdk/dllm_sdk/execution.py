@@ -222,6 +222,7 @@ class Captured:
 
     def __init__(self, function: Callable[..., Any], tensors: Any, pool: list[Any]) -> None:
         """function: run before, of tensors like these; pool: the memory of all graphs, or empty before the first."""
+        self.function = function  # what it holds is read where it was recorded, so it must stay there
         self.inputs = map_tensors(torch.clone, tensors)
         with _apart():
             for _ in range(2):

@@ -7,12 +7,14 @@ predict the position of the lane itself (0, LLaDA) or the one after it (1, Dream
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from copy import copy
 from dataclasses import field
 from typing import Any, Protocol, TypeVar, get_type_hints
 
 import torch
 from torch import Tensor
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from dllm_sdk.errors import ConfigError, ModelError
 from dllm_sdk.scheduler import EosIds, Scheduler, TokenIds
@@ -166,7 +168,11 @@ S = TypeVar("S", bound="Scheduler[Any]")
 
 
 def bind(scheduler: S, model: Model) -> S:
-    """The scheduler with the `TokenIds` and `EosIds` of its fields looked up in the model, parts included."""
+    """The scheduler as a model needs it, parts included.
+
+    The `TokenIds` and `EosIds` of its fields are looked up in the model, tensors among its fields are on the model's
+    device.
+    """
     if not dataclasses.is_dataclass(scheduler):
         return scheduler
     hints = get_type_hints(type(scheduler), include_extras=True)
@@ -179,8 +185,41 @@ def bind(scheduler: S, model: Model) -> S:
             changes[item.name] = _resolve(f"{type(scheduler).__name__}.{item.name}", value, model)
         elif hints.get(item.name) == EosIds and not value:
             changes[item.name] = model.eos_ids
-    changed = any(new != getattr(scheduler, name) for name, new in changes.items())
-    return dataclasses.replace(scheduler, **changes) if changed else scheduler
+    old = {name: getattr(scheduler, name) for name in changes}
+    # Parts may be equal and yet have tensors on two devices.
+    if any(new is not old[name] if isinstance(new, Scheduler) else new != old[name] for name, new in changes.items()):
+        scheduler = dataclasses.replace(scheduler, **changes)
+    return _on_device(scheduler, model.device)
+
+
+_copies: WeakTensorKeyDictionary = WeakTensorKeyDictionary()  # a scheduler's tensors are copied once, not at every call
+
+
+def _on_device(scheduler: S, device: torch.device) -> S:
+    """The scheduler with the tensors among its fields on a device."""
+    tensors = {name: value for name, value in _held(scheduler).items() if isinstance(value, Tensor)}
+    if all(tensor.device == device for tensor in tensors.values()):
+        return scheduler
+    moved = copy(scheduler)
+    for name, tensor in tensors.items():
+        copies = _copies.setdefault(tensor, {})  # type: ignore[no-untyped-call]
+        if device not in copies:
+            copies[device] = tensor.to(device)
+        object.__setattr__(moved, name, copies[device])  # not every field is one of `__init__`
+    return moved
+
+
+def tensors_held(scheduler: Scheduler[Any]) -> Iterator[Tensor]:
+    """The tensors among its fields and those of its parts."""
+    for value in _held(scheduler).values():
+        if isinstance(value, Tensor):
+            yield value
+        elif isinstance(value, Scheduler):
+            yield from tensors_held(value)
+
+
+def _held(scheduler: Scheduler[Any]) -> dict[str, Any]:
+    return getattr(scheduler, "__dict__", {})
 
 
 def _resolve(field: str, value: str | tuple[int | str, ...], model: Model) -> tuple[int, ...]:

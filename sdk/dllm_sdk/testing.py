@@ -15,10 +15,12 @@ from typing import Any
 import hypothesis
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_leaves, tree_map
 
-from dllm_sdk.compiling import obstacle
+from dllm_sdk.compiling import line_of, obstacle
 from dllm_sdk.contract import map_tensors
 from dllm_sdk.decoding import decode
+from dllm_sdk.elsewhere import ELSEWHERE, DeviceError, Uncrossed, elsewhere, fetch, send
 from dllm_sdk.errors import ConfigError, DllmError, SchedulerError, SchedulerStalled
 from dllm_sdk.model import bind
 from dllm_sdk.scheduler import Decision, Scheduler, View, Wrapper
@@ -37,6 +39,7 @@ PROPERTIES = {
     "reads only": "writes nothing into the view or the state",
     "keeps nothing": "keeps no state on itself",
     "draws nothing": "leaves the global random generators alone",
+    "any device": "makes its tensors where the view's are",
     "repeats": "decides the same when asked the same again",
     "row by row": "decides for a row from that row alone",
     "batches": "gives a row the same tokens, steps and forward passes alone, in any batch, order and canvas width",
@@ -107,8 +110,21 @@ def compile_obstacle(scheduler: Scheduler[Any]) -> str | None:
     for _ in decode(model, [[1, 2], [3]], asked, gen_length=[40, 36]):
         if len(asked.first) == 2:
             break
-    found = (obstacle(getattr(bound, method), *given) for method, given in asked.first.items())
+    found = [obstacle(getattr(bound, method), *given) for method, given in asked.first.items()]
+    found += [_crossing(scheduler, method, given) for method, given in asked.first.items()]
     return next(filter(None, found), None)
+
+
+def _crossing(scheduler: Scheduler[Any], method: str, given: Any) -> str | None:
+    """Where a method copies between a device and the CPU, which a captured one cannot."""
+    with elsewhere():
+        away = bind(scheduler, ToyModel(5).build(ELSEWHERE))
+        try:
+            with Uncrossed():
+                getattr(away, method)(*map_tensors(send, given))
+        except DeviceError as error:
+            return f"{line_of(error)} copies between the device and the CPU"
+    return None
 
 
 def check_case(scheduler: Scheduler[Any], case: Case) -> None:
@@ -140,9 +156,15 @@ class _Spy(Wrapper):
     """Watches every call of another scheduler."""
 
     case: Case
+    sent: set[str] = field(default_factory=set)  # methods that were asked elsewhere
 
     def __repr__(self) -> str:
         return repr(self.inner)
+
+    def init(self, tokens: Tensor, open: Tensor) -> Any:
+        state = self.inner.init(tokens.clone(), open.clone())
+        self.ask_elsewhere("init", (tokens, open), state)
+        return state
 
     def plan(self, view: View, state: Any) -> tuple[Tensor, Any]:
         answer = self.watch("plan", self.inner.plan, view, state)
@@ -172,6 +194,7 @@ class _Spy(Wrapper):
         self.expect("reads only", _same(saved, (view, state)), f"{method} wrote into the view or the state")
         again = call(*map_tensors(torch.clone, saved))
         self.expect("repeats", _same(answer, again), f"{method} answered differently when asked the same twice")
+        self.ask_elsewhere(method, saved, answer)
         rows = len(view.tokens)
         if rows > 1 and _leads_with(answer, rows):
             for row in range(rows):
@@ -180,6 +203,22 @@ class _Spy(Wrapper):
                 what = f"{method} answers differently for row {row} of {rows} when it is asked about that row alone"
                 self.expect("row by row", _same(mine, _tensors_only(alone)), what)
         return answer
+
+    def ask_elsewhere(self, method: str, given: Any, answer: Any) -> None:
+        """Ask for the same on another device, once per method: it costs as much as several steps."""
+        if method in self.sent:
+            return
+        self.sent.add(method)
+        with elsewhere():
+            away = bind(self.inner, self.case.model.build(ELSEWHERE))
+            try:
+                found = getattr(away, method)(*map_tensors(lambda tensor: send(tensor.clone()), given))
+            except Exception as error:
+                self.expect("any device", False, f"{method} fails on another device: {line_of(error)} ({error})")
+        here = any(isinstance(leaf, Tensor) and leaf.device != ELSEWHERE for leaf in tree_leaves(found))
+        self.expect("any device", not here, f"{method} answers on the CPU about tensors of another device")
+        same = _same(tree_map(fetch, found), answer)
+        self.expect("any device", same, f"{method} answers differently on another device")
 
     def check_decision(self, view: View, decision: Decision) -> None:
         """Nothing beyond what the protocol allows; wrong shapes are left to the loop, which names them."""

@@ -36,7 +36,7 @@ class ToyModel:
 
     def logits(self, tokens: Tensor) -> Tensor:
         """int64 [n, L] -> float64 [n, L, V]; how peaked they are differs from position to position."""
-        positions = torch.arange(tokens.shape[1])
+        positions = torch.arange(tokens.shape[1], device=tokens.device)
         key = hash_with(torch.tensor(self.seed), positions).expand(tokens.shape)
         if self.sees == "left":
             left = torch.cat([torch.zeros_like(tokens[:, :1]), tokens[:, :-1]], dim=1)
@@ -44,10 +44,11 @@ class ToyModel:
         elif self.sees == "row":
             key = hash_with(key, hash_with(positions, tokens).sum(1, keepdim=True))
         peak = 10 ** (2.5 * to_unit(hash_with(key, 0)).double() - 1)
-        noise = to_unit(hash_with(key[..., None], torch.arange(1, self.vocabulary + 1))).double()
+        words = torch.arange(1, self.vocabulary + 1, device=tokens.device)
+        noise = to_unit(hash_with(key[..., None], words)).double()
         return peak[..., None] * (2 * noise - 1)
 
-    def build(self) -> CallableModel:
+    def build(self, device: str | torch.device = "cpu") -> CallableModel:
         """As a model of the loop."""
         eos_ids = (self.vocabulary - 2,) if self.eos else ()
         return wrap(
@@ -56,6 +57,7 @@ class ToyModel:
             vocab_size=self.vocabulary,
             eos_ids=eos_ids,
             shift=self.shift,
+            device=device,
             tokenizer=ToyTokenizer(),
         )
 

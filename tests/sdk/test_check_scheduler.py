@@ -80,12 +80,12 @@ class EmptyBlock(Honest):
 
 class StateWithoutRows(Honest):
     def init(self, tokens, open):
-        return (torch.zeros(()),)
+        return (torch.zeros((), device=tokens.device),)
 
 
 class StateAsWideAsTheWindow(Honest):
     def init(self, tokens, open):
-        return (torch.zeros(len(tokens), 1),)
+        return (tokens.new_zeros(len(tokens), 1, dtype=torch.float32),)
 
     def select(self, view, state):
         return Decision(top_k(view.open, view.confidence, 1)), (view.logits.amax(-1),)
@@ -165,6 +165,37 @@ class BadHorizon(Honest):
         return -1
 
 
+class MixesDevices(Honest):
+    def select(self, view, state):
+        left = torch.arange(view.open.shape[1])
+        return Decision(top_k(view.open, view.confidence - left, 1)), state
+
+
+class PlansOnTheCpu(Honest):
+    def plan(self, view, state):
+        return first(view.open, 4).cpu(), state
+
+
+class StateOnTheCpu(Honest):
+    def init(self, tokens, open):
+        return (torch.zeros(len(tokens)),)
+
+
+class NeedsNumpy(Honest):
+    def select(self, view, state):
+        order = torch.as_tensor(view.confidence.numpy(), device=view.open.device)
+        return Decision(top_k(view.open, order, 1)), state
+
+
+@dataclass(frozen=True)
+class LooksUp(Honest):
+    table: tuple = (0.1, 0.2)
+
+    def select(self, view, state):
+        table = torch.tensor(self.table)
+        return Decision(top_k(view.open, table[view.draft % 2], 1)), state
+
+
 MUTANTS = {
     BatchMaximum: "row by row",
     CommitsNothing: "progress",
@@ -190,6 +221,11 @@ MUTANTS = {
     WritesTheMask: "stays inside",
     Raises: "runs",
     BadHorizon: "shapes",
+    MixesDevices: "any device",
+    PlansOnTheCpu: "any device",
+    StateOnTheCpu: "any device",
+    NeedsNumpy: "any device",
+    LooksUp: "any device",
 }
 
 
@@ -226,7 +262,7 @@ class Refiner(Honest):
     revises = True
 
     def init(self, tokens, open):
-        return (torch.zeros(len(tokens), dtype=torch.int64),)
+        return (torch.zeros_like(tokens[:, 0]),)
 
     def plan(self, view, state):
         return first(view.open, 3), (torch.zeros_like(state[0]),)
@@ -257,9 +293,24 @@ class EarlyStop(Honest):
         return Decision(view.open), state
 
 
-@pytest.mark.parametrize("honest", [Honest, RandomOrder, Window, Refiner, Remasker, EarlyStop])
-def test_honest_schedulers_pass(honest: type[Honest]) -> None:
-    report = check_scheduler(honest(), examples=25)
+@dataclass(frozen=True)
+class KeepsATable(Honest):
+    """A tensor among its fields is where the model is, and so is that of a part."""
+
+    part: Scheduler = Honest()
+    table: torch.Tensor = field(default_factory=lambda: torch.tensor([0.1, 0.2]), compare=False)
+
+    def select(self, view, state):
+        score = sum(one.table[view.draft % 2] for one in (self, self.part) if isinstance(one, KeepsATable))
+        return Decision(top_k(view.open, score, 1)), state
+
+
+HONEST = [Honest(), RandomOrder(), Window(), Refiner(), Remasker(), EarlyStop(), KeepsATable(KeepsATable())]
+
+
+@pytest.mark.parametrize("honest", HONEST, ids=lambda one: type(one).__name__)
+def test_honest_schedulers_pass(honest: Honest) -> None:
+    report = check_scheduler(honest, examples=25)
     assert report.passed == list(PROPERTIES)
 
 

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+import weakref
+from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 import torch
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode
 
-from dllm_bench.timing.counting import parts
 from dllm_reference_model.model import Config, Transformer
 from dllm_sdk import (
+    BlockCache,
     ConfigError,
     Decision,
     DualCache,
@@ -33,6 +33,7 @@ from dllm_sdk import (
 )
 from dllm_sdk.caching import Cache
 from dllm_sdk.compiling import Compiler
+from dllm_sdk.elsewhere import Uncrossed, elsewhere, send
 from dllm_sdk.registry import available
 from dllm_sdk.rules import first, top_k
 from dllm_sdk.testing import Report, ToyModel, ToyTokenizer
@@ -47,6 +48,11 @@ def transformer(*, block_causal: bool = False, heads: int = 2, shift: int = 0) -
         block_causal=block_causal, shift=shift,
     )  # fmt: skip
     return Transformer(config, ToyTokenizer()).eval().requires_grad_(False)
+
+
+def sent(model: Transformer) -> Transformer:
+    """The model elsewhere."""
+    return model._apply(lambda tensor: send(tensor.detach())).requires_grad_(False)
 
 
 def answers(model: Any, scheduler: Scheduler[Any], cache: Cache, **options: Any) -> Generation:
@@ -75,57 +81,54 @@ def capturing(compiler: Compiler, monkeypatch: pytest.MonkeyPatch) -> Compiler:
     return compiler
 
 
-class HostReads(TorchDispatchMode):
-    """Refuses every operation whose result the host must wait for."""
+def watch(monkeypatch: pytest.MonkeyPatch, name: str) -> list[str]:
+    """Forbids copies and host reads within what a runner is asked to run; how often it was asked."""
+    inner, seen = getattr(execution.Runner, name), []
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if (made := parts(self, func, args, kwargs)) is not NotImplemented:
-            return made
-        name = func.overloadpacket.__name__
-        by_mask = name == "index" and any(one is not None and one.dtype == torch.bool for one in args[1])
-        assert name not in ("_local_scalar_dense", "nonzero", "masked_select", "equal", "is_nonzero"), name
-        assert not by_mask, "a boolean index"
-        return func(*args, **(kwargs or {}))
+    def watched(*args: Any) -> Any:
+        seen.append(name)
+        with Uncrossed():
+            return inner(*args)
 
-
-class HostCopies(TorchFunctionMode):
-    """Refuses what reads memory without an operation."""
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        assert getattr(func, "__name__", "") not in ("tolist", "numpy", "cpu", "__array__"), func
-        return func(*args, **(kwargs or {}))
-
-
-@contextmanager
-def no_host_read() -> Iterator[None]:
-    with HostReads(), HostCopies():
-        yield
+    monkeypatch.setattr(execution.Runner, name, watched)
+    return seen
 
 
 @pytest.mark.parametrize("name", available("scheduler"))
-def test_nothing_inside_a_step_is_read_on_the_host(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    step, ahead, seen = execution.Runner.step, execution.Runner.call, []
-
-    def watched(run: Any) -> Any:
-        def call(*args: Any) -> Any:
-            with no_host_read():
-                seen.append(run)
-                return run(*args)
-
-        return call
-
-    monkeypatch.setattr(execution.Runner, "step", watched(step))
-    monkeypatch.setattr(execution.Runner, "call", watched(ahead))
-    for cache, guidance in ((NoCache(), 0.5), (DualCache(refresh_every=3), 0.0)):
-        answers(transformer(shift=1), load_scheduler(name), cache, guidance=guidance, sampler=Sampler(0.5, top_p=0.9))
-    assert step in seen
+def test_a_step_stays_on_its_device(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing inside is read on the host, or comes from it, and the tokens are those of the CPU."""
+    model, scheduler, sampler = transformer(shift=1), load_scheduler(name), Sampler(0.5, top_p=0.9)
+    options = [(NoCache(), 0.5), (DualCache(refresh_every=3), 0.0)]
+    wanted = [told(answers(model, scheduler, cache, guidance=by, sampler=sampler)) for cache, by in options]
+    steps, _ = watch(monkeypatch, "step"), watch(monkeypatch, "call")
+    with elsewhere():
+        model = sent(model)
+        found = [told(answers(model, scheduler, cache, guidance=by, sampler=sampler)) for cache, by in options]
+    assert found == wanted and steps
 
 
-@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
-def test_a_host_read_would_be_noticed(mode: Any) -> None:
-    for read in (lambda x: x.sum().item(), lambda x: bool(x.any()), lambda x: x[x > 0], lambda x: x.tolist()):
-        with pytest.raises(AssertionError), mode(), no_host_read():
-            read(torch.ones(3))
+@pytest.mark.parametrize(
+    ("cache", "block_causal"), [(NoCache(), False), (PrefixCache(), False), (DualCache(), False), (BlockCache(), True)]
+)
+def test_a_captured_step_stays_on_its_device(
+    cache: Cache, block_causal: bool, capturing: Compiler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def record(run: Callable[[], None], pool: list[Any]) -> Callable[[], None]:
+        with Uncrossed():
+            run()
+        recorded.append(run)
+        return run
+
+    recorded: list[Any] = []
+    monkeypatch.setattr(execution, "_record", record)
+    # What is compiled runs as it is written: elsewhere is no device that code can be made for.
+    monkeypatch.setattr(Compiler, "__call__", lambda self, what, key, function, *tensors: function(*tensors))
+    model, scheduler = transformer(block_causal=block_causal, heads=4), load_scheduler("threshold:block=6")
+    wanted = told(answers(model, scheduler, cache))
+    with elsewhere():
+        model = sent(model)
+        assert [told(answers(model, scheduler, cache, backend="graph")) for _ in range(3)] == [wanted] * 3
+    assert recorded
 
 
 CASES = [
@@ -182,6 +185,39 @@ class Gathers(Plain):
         return super().select(view, state)
 
 
+@dataclass(frozen=True)
+class Tabled(Plain):
+    """A threshold per token; the table is no part of a comparison."""
+
+    threshold: Tensor = field(default_factory=lambda: torch.zeros(14), compare=False, repr=False)
+
+    def select(self, view, state):
+        best = top_k(view.open, view.confidence, 1)
+        return Decision(best | (view.open & (view.confidence > self.threshold[view.draft]))), state
+
+
+def test_graphs_of_schedulers_that_differ_in_a_table_are_two(capturing: Compiler) -> None:
+    model, tables = transformer(), [torch.zeros(14), torch.ones(14)]
+    wanted = [told(answers(model, Tabled(table), DualCache(), stop_at_eos=False)) for table in tables]
+    assert wanted[0] != wanted[1]
+    for table, tokens in zip(tables, wanted, strict=True):
+        for _ in range(3):  # compiled, captured, replayed
+            found = answers(model, Tabled(table.clone()), DualCache(), stop_at_eos=False, backend="graph")
+            assert told(found) == tokens
+    captured = execution._fixed[model].graphs
+    assert len([one for one in captured.values() if one]) == len(captured)  # equal tables share theirs
+
+
+def test_what_a_graph_reads_lives_as_long_as_the_graph(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is read at the address that was recorded, though the scheduler is gone."""
+    monkeypatch.setattr(execution, "_apart", nullcontext)
+    monkeypatch.setattr(execution, "_record", lambda run, pool: run() or (lambda: None))
+    table = torch.ones(3)
+    graph = execution.Captured(partial(torch.add, table), (torch.ones(3),), [])
+    table = weakref.ref(table)
+    assert table() is not None and graph(torch.ones(3)).tolist() == [2.0] * 3
+
+
 class Prints(Plain):
     def select(self, view, state):
         print("", end="")  # the line
@@ -195,6 +231,14 @@ class Counts(Plain):
     def select(self, view, state):
         self.seen.append(0)  # the line
         return Decision(top_k(view.open, view.confidence, 1 + 0 * len(self.seen))), state
+
+
+class Uploads(Plain):
+    """Sends a table to the device at every step."""
+
+    def select(self, view, state):
+        rarity = torch.tensor([0.1] * 14, device=view.open.device)  # the line
+        return Decision(top_k(view.open, view.confidence + 0 * rarity[view.draft], 1)), state
 
 
 OBSTACLES = [ReadsOnTheHost, ReadsInPlan, Gathers, Prints, Counts]
@@ -224,7 +268,7 @@ def test_what_cannot_be_compiled_runs_as_it_is_with_one_warning(
     assert len(set(capturing.obstacles.values())) == 1
 
 
-@pytest.mark.parametrize("strategy", [Plain, *OBSTACLES])
+@pytest.mark.parametrize("strategy", [Plain, *OBSTACLES, Uploads])
 def test_the_kit_says_whether_a_strategy_compiles_and_where_not(strategy: type[Plain]) -> None:
     found = Report("", 0, [], strategy()).obstacle
     if strategy is Plain:

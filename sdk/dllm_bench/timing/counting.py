@@ -16,11 +16,12 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from dllm_sdk.elsewhere import parts, reads_values
+
 T = TypeVar("T")
 
 _PRODUCTS = ("aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm")
-_READS_BELOW = ("aten::_local_scalar_dense", "aten::nonzero", "aten::masked_select", "aten::is_nonzero", "aten::equal")
-_READS_ABOVE = ("tolist", "cpu", "numpy")
+_READS = ("tolist", "cpu", "numpy")  # above the dispatcher
 
 
 class Counts(NamedTuple):
@@ -70,15 +71,6 @@ def _count_profiled(action: Callable[[], object]) -> Counts:
     return Counts(len(names) - moves, sum("DtoH" in name for name in names))
 
 
-def parts(mode: TorchDispatchMode, func: Any, args: Any, kwargs: Any) -> Any:
-    """What an operation gives that is made of others, each of which `mode` sees; NotImplemented if it is none.
-
-    In inference mode these reach a dispatch mode whole.
-    """
-    with mode:
-        return func.decompose(*args, **(kwargs or {}))
-
-
 class _Below(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Operations as they reach a device, and those that the host waits for."""
 
@@ -90,12 +82,7 @@ class _Below(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if (made := parts(self, func, args, kwargs)) is not NotImplemented:
             return made
         self.operations += not func.is_view
-        name = func._schema.name
-        by_mask = name.startswith("aten::index") and any(
-            isinstance(one, Tensor) and one.dtype in (torch.bool, torch.uint8)
-            for one in (args[1] if len(args) > 1 and isinstance(args[1], list | tuple) else ())
-        )
-        self.reads += name in _READS_BELOW or by_mask
+        self.reads += reads_values(func, args)
         return func(*args, **(kwargs or {}))
 
 
@@ -107,7 +94,7 @@ class _Above(TorchFunctionMode):
         self.reads = 0
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.reads += getattr(func, "__name__", "") in _READS_ABOVE
+        self.reads += getattr(func, "__name__", "") in _READS
         return func(*args, **(kwargs or {}))
 
 

@@ -61,7 +61,7 @@ class Asked(NamedTuple):
 
 def bound(scheduler: S, eos_ids: Sequence[int]) -> S:
     """The scheduler with the host's EOS ids in its fields. Raises ConfigError for a text where ids are needed."""
-    model = SimpleNamespace(eos_ids=tuple(eos_ids), tokenizer=None, vocab_size=0)
+    model = SimpleNamespace(eos_ids=tuple(eos_ids), tokenizer=None, vocab_size=0, device=torch.device("cpu"))
     return bind(scheduler, cast(Model, model))
 
 
