@@ -110,8 +110,10 @@ def compile_obstacle(scheduler: Scheduler[Any]) -> str | None:
     for _ in decode(model, [[1, 2], [3]], asked, gen_length=[40, 36]):
         if len(asked.first) == 2:
             break
-    found = [obstacle(getattr(bound, method), *given) for method, given in asked.first.items()]
-    found += [_crossing(scheduler, method, given) for method, given in asked.first.items()]
+    found = (
+        obstacle(getattr(bound, method), *given) or _crossing(scheduler, method, given)
+        for method, given in asked.first.items()
+    )
     return next(filter(None, found), None)
 
 
