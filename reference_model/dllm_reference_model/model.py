@@ -17,6 +17,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from dllm_reference_model.products import Apart, Maps, laid_out, together
+from dllm_reference_model.store import Slots, Store
 
 
 class Codec(Protocol):
@@ -75,46 +76,6 @@ class Config:
 def _require(met: bool, message: str) -> None:
     if not met:
         raise ValueError(message)
-
-
-class Store(NamedTuple):
-    """Keys, already rotated, and values: slots that are written by position and never moved.
-
-    The last slot takes what padding lanes write, and nobody sees it. One tensor per layer, since compiled code would
-    copy all layers where it writes into a part of them.
-    """
-
-    keys: tuple[Tensor, ...]  # [B, S + 1, G, E] of every layer
-    values: tuple[Tensor, ...]
-
-    def keep(self, rows: Tensor) -> "Store":
-        """Some rows [int64, ascending], moved to the front in place, one layer at a time: no second store is made."""
-        kept: list[tuple[Tensor, ...]] = []
-        for part in self:
-            for layer in part:
-                layer[: len(rows)] = layer[rows]
-            kept.append(tuple(layer[: len(rows)] for layer in part))
-        return Store(*kept)
-
-    def put(self, rows: Tensor, part: "Store") -> None:
-        """Overwrite some rows [int64], in place, with those of `part`."""
-        for mine, other in zip((*self.keys, *self.values), (*part.keys, *part.values), strict=True):
-            mine[rows] = other
-
-
-class Slots(NamedTuple):
-    """One layer's part of a store, and the slots that the fed lanes write."""
-
-    keys: Tensor  # [B, S + 1, G, E]
-    values: Tensor  # [B, S + 1, G, E]
-    row: Tensor  # int64 [B, 1]
-    position: Tensor  # int64 [B, Q]
-
-    def write(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        """Put the lanes' [B, Q, G, E] into their slots; all that can be seen then, [B, S, G, E] each."""
-        self.keys.index_put_((self.row, self.position), key)
-        self.values.index_put_((self.row, self.position), value)
-        return self.keys[:, :-1], self.values[:, :-1]
 
 
 class Turn(NamedTuple):
@@ -394,8 +355,4 @@ class Transformer(nn.Module):
     def new_store(self, rows: int, length: int) -> Store:
         """An empty store for `rows` rows of `length` positions; lanes at position `length` are padding."""
         shape = (rows, length + 1, self.config.kv_heads, self.config.head_width)
-
-        def slots() -> tuple[Tensor, ...]:
-            return tuple(torch.zeros(shape, dtype=self.dtype, device=self.device) for _ in self.layers)
-
-        return Store(slots(), slots())
+        return Store.empty(len(self.layers), shape, like=self.embed.weight)

@@ -9,7 +9,8 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from dllm_reference_model.model import Config, Store, Transformer
+from dllm_reference_model.model import Config, Transformer
+from dllm_reference_model.store import Store
 
 GOLDENS = Path(__file__).parents[1] / "data" / "goldens" / "models"
 PLAIN = Config(vocab_size=50, mask_id=0, width=32, layers=3, heads=4, kv_heads=4, mlp_width=48, eos_ids=(1,))
