@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -9,8 +11,10 @@ from dllm_bench.timing.counting import count
 from dllm_bench.timing.research import decode_research, threshold_rule
 from dllm_bench.timing.run import speed
 from dllm_bench.timing.work import random_prompts
-from dllm_sdk import Model, generate, load_cache, load_model, load_scheduler
+from dllm_sdk import Model, execution, generate, load_cache, load_model, load_scheduler
+from dllm_sdk.elsewhere import Uncrossed, fetch
 from dllm_sdk.execution import Backend
+from tests.sdk.test_elsewhere import FAIL, STAY, there
 
 pytestmark = [
     pytest.mark.gpu,
@@ -47,6 +51,37 @@ def test_the_research_style_loop_writes_the_same(model: Model, cache: str) -> No
     theirs = decode_research(model, prompt, threshold_rule(0.9), gen_length=48, block=16, cache=cache)
     assert ours.tokens[0].tolist() == theirs.tokens.tolist()
     assert ours.nfe == [theirs.nfe]
+
+
+@pytest.mark.parametrize("cache", ["none", "dual"])
+def test_a_step_stays_on_the_device(model: Model, cache: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What `elsewhere` promises on a CPU."""
+    inner = execution.Runner.step
+
+    def step(*given: Any) -> Any:
+        with Uncrossed():
+            return inner(*given)
+
+    monkeypatch.setattr(execution.Runner, "step", step)
+    for spec in ("threshold:block=16", "adablock:block=16,delimiters=[5, 6]"):
+        assert decoded(model, spec, cache, "eager")
+
+
+@pytest.mark.parametrize("name", [name for name in STAY if name != "compiled"])  # which is no part of a capture
+def test_what_stays_elsewhere_can_be_captured_here(name: str) -> None:
+    x = fetch(there()).cuda()
+    wanted = STAY[name](x.clone())
+    graph, mine = torch.cuda.CUDAGraph(), x.clone()
+    with torch.cuda.graph(graph):
+        found = STAY[name](mine)
+    graph.replay()
+    assert found.equal(wanted)
+
+
+@pytest.mark.parametrize("name", FAIL)
+def test_what_fails_elsewhere_fails_here(name: str) -> None:
+    with pytest.raises((RuntimeError, TypeError)):
+        FAIL[name](fetch(there()).cuda())
 
 
 def test_the_profiler_sees_kernels_and_reads() -> None:
