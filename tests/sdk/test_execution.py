@@ -97,14 +97,13 @@ def watch(monkeypatch: pytest.MonkeyPatch, name: str) -> list[str]:
 @pytest.mark.parametrize("name", available("scheduler"))
 def test_a_step_stays_on_its_device(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing inside is read on the host, or comes from it, and the tokens are those of the CPU."""
-    model, scheduler, sampler = transformer(shift=1), load_scheduler(name), Sampler(0.5, top_p=0.9)
-    options = [(NoCache(), 0.5), (DualCache(refresh_every=3), 0.0)]
-    wanted = [told(answers(model, scheduler, cache, guidance=by, sampler=sampler)) for cache, by in options]
+    model, scheduler = transformer(shift=1), load_scheduler(name)
+    options = {"cache": DualCache(refresh_every=3), "guidance": 0.5, "sampler": Sampler(0.5, top_p=0.9)}
+    wanted = told(generate(model, PROMPTS, scheduler, gen_length=[5, 9, 3], **options))
     steps, _ = watch(monkeypatch, "step"), watch(monkeypatch, "call")
     with elsewhere():
-        model = sent(model)
-        found = [told(answers(model, scheduler, cache, guidance=by, sampler=sampler)) for cache, by in options]
-    assert found == wanted and steps
+        assert told(generate(sent(model), PROMPTS, scheduler, gen_length=[5, 9, 3], **options)) == wanted
+    assert steps
 
 
 @pytest.mark.parametrize(
@@ -198,12 +197,15 @@ class Tabled(Plain):
 
 def test_graphs_of_schedulers_that_differ_in_a_table_are_two(capturing: Compiler) -> None:
     model, tables = transformer(), [torch.zeros(14), torch.ones(14)]
-    wanted = [told(answers(model, Tabled(table), DualCache(), stop_at_eos=False)) for table in tables]
+
+    def decoded(table: Tensor, **options: Any) -> Any:
+        return told(generate(model, [[1, 2]], Tabled(table), gen_length=8, stop_at_eos=False, **options))
+
+    wanted = [decoded(table) for table in tables]
     assert wanted[0] != wanted[1]
     for table, tokens in zip(tables, wanted, strict=True):
         for _ in range(3):  # compiled, captured, replayed
-            found = answers(model, Tabled(table.clone()), DualCache(), stop_at_eos=False, backend="graph")
-            assert told(found) == tokens
+            assert decoded(table.clone(), backend="graph") == tokens
     captured = execution._fixed[model].graphs
     assert len([one for one in captured.values() if one]) == len(captured)  # equal tables share theirs
 
