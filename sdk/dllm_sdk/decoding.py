@@ -23,7 +23,7 @@ from dllm_sdk.contract import Applied, check_state, map_tensors
 from dllm_sdk.deciding import Decided, Decider
 from dllm_sdk.errors import ConfigError, ModelError, SchedulerError
 from dllm_sdk.execution import Backend, Runner, check_backend, runner
-from dllm_sdk.model import Model, Store, bind, tensors_held
+from dllm_sdk.model import Held, Model, Store, bind, held_by
 from dllm_sdk.rows import MAX_IDLE, Rows, Table, columns, first_rows, read, take, trouble
 from dllm_sdk.sampling import Sampler
 from dllm_sdk.scheduler import Scheduler, View, check_number
@@ -117,18 +117,20 @@ def run(model: Model, canvas: Canvas, scheduler: Scheduler[Any], options: Option
 def _key(decider: Decider) -> Hashable:
     """Equal for equal deciders that hold equal tensors; `repr` tells 1 from 1.0. An unhashable one equals itself alone.
 
-    A field that is no part of a comparison may still be a table that decisions are read from.
+    A field that is no part of a comparison may still be a table that decisions are read from, or a module.
     """
     try:
         hash(decider)
     except TypeError:
         return object()
-    return repr(decider), decider, tuple(map(_content, tensors_held(decider.scheduler)))
+    return repr(decider), decider, tuple(map(_content, held_by(decider.scheduler)))
 
 
-def _content(tensor: Tensor) -> Hashable:
-    plain = tensor.detach().cpu().contiguous().flatten().view(torch.uint8)
-    return tensor.shape, tensor.dtype, plain.numpy().tobytes()
+def _content(held: Held) -> Hashable:
+    if not isinstance(held, Tensor):
+        return held  # a module equals itself alone
+    plain = held.detach().cpu().contiguous().flatten().view(torch.uint8)
+    return held.shape, held.dtype, plain.numpy().tobytes()
 
 
 _Batch: TypeAlias = tuple[Rows, list[Table], list[Store]]

@@ -134,6 +134,8 @@ class _Functions(TorchFunctionMode):
         me = args[0] if args else None
         if func in (torch.tensor, torch.as_tensor, torch.asarray) and _is_elsewhere(kwargs.get("device")):
             return func(*args, **{**kwargs, "device": None}).to(ELSEWHERE)
+        if func is torch._has_compatible_shallow_copy_type and any(isinstance(one, _Away) for one in args):
+            return False  # a module then takes new parameters, instead of other data for those it has
         if isinstance(me, _Away):
             if func in (Tensor.__getitem__, Tensor.__setitem__):
                 return func(me, _index(args[1]), *args[2:])
@@ -141,7 +143,7 @@ class _Functions(TorchFunctionMode):
                 return torch.tensor(*args[1:], **{"dtype": me.dtype} | kwargs).to(ELSEWHERE)
             if func is Tensor.tolist or (func is Tensor.__format__ and not me.dim()):
                 return func(me.cpu(), *args[1:])
-            if func is Tensor.numpy:
+            if func in (Tensor.numpy, Tensor.__array__):
                 raise DeviceError("only a tensor on the CPU becomes an array of numpy: call cpu() before")
             if func is Tensor.data_ptr:
                 return me.here.data_ptr()
@@ -152,17 +154,23 @@ class _Operations(_Mode):  # type: ignore[no-untyped-call]
     """Every operation, on the values."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = dict(kwargs or {})
-        tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
-        away = [tensor for tensor in tensors if isinstance(tensor, _Away)]
-        if len(_devices(tensors, func)) > 1 and not _may_mix(func, args):
+        given = (args, kwargs or {})
+        leaves = tree_leaves(given)
+        away = [leaf for leaf in leaves if isinstance(leaf, _Away)]
+        if len(_devices(leaves, func)) > 1 and not _may_mix(func, args):
             raise DeviceError(f"{func} takes tensors of two devices")
-        lands = bool(away)
-        if kwargs.get("device") is not None:
-            lands, kwargs["device"] = _is_elsewhere(kwargs["device"]), torch.device("cpu")
-        found = func(*tree_map(fetch, args), **tree_map(fetch, kwargs))
+        asked = [leaf for leaf in leaves if isinstance(leaf, torch.device)]
+        if func is _aten.to.other:
+            asked = [args[1].device]
+        lands = asked[0] == ELSEWHERE if asked else bool(away)
+        args, kwargs = tree_map(_here, given)
+        found = func(*args, **kwargs)
         mine = {id(tensor.here): tensor for tensor in away}  # what is changed in place stays what it is
         return tree_map(lambda leaf: _placed(leaf, mine) if lands and isinstance(leaf, Tensor) else leaf, found)
+
+
+def _here(leaf: Any) -> Any:
+    return torch.device("cpu") if isinstance(leaf, torch.device) else fetch(leaf)
 
 
 def _placed(result: Tensor, mine: dict[int, _Away]) -> Tensor:

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
-from copy import copy
+from copy import copy, deepcopy
 from dataclasses import field
-from typing import Any, Protocol, TypeVar, get_type_hints
+from typing import Any, Protocol, TypeAlias, TypeVar, get_type_hints
 
 import torch
-from torch import Tensor
-from torch.utils.weak import WeakTensorKeyDictionary
+from torch import Tensor, nn
+from torch.utils.weak import WeakIdKeyDictionary
 
 from dllm_sdk.errors import ConfigError, ModelError
 from dllm_sdk.scheduler import EosIds, Scheduler, TokenIds
@@ -170,8 +170,8 @@ S = TypeVar("S", bound="Scheduler[Any]")
 def bind(scheduler: S, model: Model) -> S:
     """The scheduler as a model needs it, parts included.
 
-    The `TokenIds` and `EosIds` of its fields are looked up in the model, tensors among its fields are on the model's
-    device.
+    The `TokenIds` and `EosIds` of its fields are looked up in the model; the tensors and modules among them are on the
+    model's device.
     """
     if not dataclasses.is_dataclass(scheduler):
         return scheduler
@@ -186,40 +186,49 @@ def bind(scheduler: S, model: Model) -> S:
         elif hints.get(item.name) == EosIds and not value:
             changes[item.name] = model.eos_ids
     old = {name: getattr(scheduler, name) for name in changes}
-    # Parts may be equal and yet have tensors on two devices.
+    # Parts may be equal and yet hold tensors on two devices.
     if any(new is not old[name] if isinstance(new, Scheduler) else new != old[name] for name, new in changes.items()):
         scheduler = dataclasses.replace(scheduler, **changes)
     return _on_device(scheduler, model.device)
 
 
-_copies: WeakTensorKeyDictionary = WeakTensorKeyDictionary()  # a scheduler's tensors are copied once, not at every call
+Held: TypeAlias = Tensor | nn.Module
+
+_copies: WeakIdKeyDictionary = WeakIdKeyDictionary()  # what a scheduler holds is copied once, not at every call
+
+
+def held_by(scheduler: Scheduler[Any]) -> Iterator[Held]:
+    """The tensors and modules among its fields, and those of its parts."""
+    for value in _fields(scheduler).values():
+        if isinstance(value, Held):
+            yield value
+        elif isinstance(value, Scheduler):
+            yield from held_by(value)
 
 
 def _on_device(scheduler: S, device: torch.device) -> S:
-    """The scheduler with the tensors among its fields on a device."""
-    tensors = {name: value for name, value in _held(scheduler).items() if isinstance(value, Tensor)}
-    if all(tensor.device == device for tensor in tensors.values()):
+    """The scheduler with the tensors and modules among its fields on a device."""
+    held = {name: value for name, value in _fields(scheduler).items() if isinstance(value, Held)}
+    if all(_device_of(value, device) == device for value in held.values()):
         return scheduler
     moved = copy(scheduler)
-    for name, tensor in tensors.items():
-        copies = _copies.setdefault(tensor, {})  # type: ignore[no-untyped-call]
+    for name, value in held.items():
+        copies = _copies.setdefault(value, {})  # type: ignore[no-untyped-call]
         if device not in copies:
-            copies[device] = tensor.to(device)
+            copies[device] = (deepcopy(value) if isinstance(value, nn.Module) else value).to(device)
         object.__setattr__(moved, name, copies[device])  # not every field is one of `__init__`
     return moved
 
 
-def tensors_held(scheduler: Scheduler[Any]) -> Iterator[Tensor]:
-    """The tensors among its fields and those of its parts."""
-    for value in _held(scheduler).values():
-        if isinstance(value, Tensor):
-            yield value
-        elif isinstance(value, Scheduler):
-            yield from tensors_held(value)
+def _fields(scheduler: Scheduler[Any]) -> dict[str, Any]:
+    if not dataclasses.is_dataclass(scheduler):
+        return {}
+    return {item.name: getattr(scheduler, item.name) for item in dataclasses.fields(scheduler)}
 
 
-def _held(scheduler: Scheduler[Any]) -> dict[str, Any]:
-    return getattr(scheduler, "__dict__", {})
+def _device_of(value: Held, default: torch.device) -> torch.device:
+    tensors = [value] if isinstance(value, Tensor) else value.state_dict().values()
+    return next((tensor.device for tensor in tensors), default)
 
 
 def _resolve(field: str, value: str | tuple[int | str, ...], model: Model) -> tuple[int, ...]:

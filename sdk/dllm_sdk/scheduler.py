@@ -73,7 +73,7 @@ class Scheduler(ABC, Generic[State]):
 
     Subclass it as a frozen dataclass: the fields are the hyperparameters, checked in `__post_init__`. Methods are pure:
     what must survive a step is returned as state, a tuple (of tuples, named or not) of tensors that lead with B and may
-    have L. Fields that are tensors are on the model's device when decoding starts.
+    have L. Fields that are tensors or modules are on the model's device.
     """
 
     @property

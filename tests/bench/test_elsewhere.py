@@ -12,7 +12,7 @@ from click.testing import CliRunner
 
 from dllm_bench.cli import cli
 from dllm_reference_model.model import Config, Transformer
-from dllm_sdk.elsewhere import ELSEWHERE, elsewhere, send
+from dllm_sdk.elsewhere import ELSEWHERE, elsewhere
 from tests.bench.toys import EOS, HERE, MASK, Letters
 
 MODEL = ("--model", f"{__file__}:load")
@@ -28,9 +28,7 @@ def load(*, device: str, dtype: Any) -> Transformer:
     model = Transformer(config, Letters()).to(torch.float64)
     for weight in model.parameters():
         weight.detach().normal_()
-    if torch.device(device) == ELSEWHERE:
-        model._apply(lambda tensor: send(tensor.detach()))
-    return model.freeze()
+    return model.to(device).freeze()
 
 
 def run(*arguments: str, device: str) -> str:

@@ -295,14 +295,15 @@ class EarlyStop(Honest):
 
 @dataclass(frozen=True)
 class KeepsATable(Honest):
-    """A tensor among its fields is where the model is, and so is that of a part."""
+    """Tensors and modules among its fields are where the model is, and so are those of a part."""
 
     part: Scheduler = Honest()
     table: torch.Tensor = field(default_factory=lambda: torch.tensor([0.1, 0.2]), compare=False)
+    head: torch.nn.Module = field(default_factory=lambda: torch.nn.Linear(1, 1), compare=False)
 
     def select(self, view, state):
         score = sum(one.table[view.draft % 2] for one in (self, self.part) if isinstance(one, KeepsATable))
-        return Decision(top_k(view.open, score, 1)), state
+        return Decision(top_k(view.open, self.head(score[..., None])[..., 0], 1)), state
 
 
 HONEST = [Honest(), RandomOrder(), Window(), Refiner(), Remasker(), EarlyStop(), KeepsATable(KeepsATable())]

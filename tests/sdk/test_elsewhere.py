@@ -7,6 +7,7 @@ from contextlib import nullcontext
 from copy import deepcopy
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -52,12 +53,16 @@ CROSS: dict[str, Act] = {
     "what is written by a mask": lambda x: fill(x, x > 2, x.new_zeros(2)),
     "how many there are": lambda x: x.unique(),
     "from the CPU": lambda x: torch.ones(2).to(x.device),
+    "to where another is": lambda x: torch.ones(2).to(x),
+    "from where another is": lambda x: x.to(torch.ones(2)),
+    "to a device and a type": lambda x: torch.ones(2).to(x.device, torch.float64),
     "from Python": lambda x: torch.tensor([1.0, 2.0], device=x.device),
     "from Python, alike": lambda x: x.new_tensor([1.0, 2.0]),
     "written from the CPU": lambda x: fill(x, 0, torch.ones(2)),
     "a list of indices": lambda x: x[[1, 0]],
     "indices of the CPU": lambda x: x[torch.tensor([1, 0])],
 }
+HOME = ("to the CPU", "from where another is")
 FAIL: dict[str, Act] = {
     "operands": lambda x: x + torch.ones(2),
     "an index": lambda x: x.gather(1, torch.zeros(2, 1, dtype=torch.int64)),
@@ -65,6 +70,7 @@ FAIL: dict[str, Act] = {
     "values": lambda x: fill(x, torch.tensor([True, False], device=x.device), torch.ones(2)),
     "the CPU by its indices": lambda x: torch.ones(2, 2)[x.long() % 2],
     "numpy": lambda x: x.numpy(),
+    "numpy, from there": lambda x: np.asarray(x),
 }
 
 
@@ -78,7 +84,7 @@ def test_what_works_gives_the_values_of_the_cpu(name: str, mode: Any) -> None:
             found = act(there())
     if isinstance(wanted, Tensor):
         assert fetch(found).equal(wanted) and found.shape == wanted.shape
-        assert found.device == (torch.device("cpu") if name == "to the CPU" else ELSEWHERE)
+        assert found.device == (torch.device("cpu") if name in HOME else ELSEWHERE)
     else:
         assert found == wanted
 

@@ -33,7 +33,7 @@ from dllm_sdk import (
 )
 from dllm_sdk.caching import Cache
 from dllm_sdk.compiling import Compiler
-from dllm_sdk.elsewhere import Uncrossed, elsewhere, send
+from dllm_sdk.elsewhere import ELSEWHERE, Uncrossed, elsewhere
 from dllm_sdk.registry import available
 from dllm_sdk.rules import first, top_k
 from dllm_sdk.testing import Report, ToyModel, ToyTokenizer
@@ -48,11 +48,6 @@ def transformer(*, block_causal: bool = False, heads: int = 2, shift: int = 0) -
         block_causal=block_causal, shift=shift,
     )  # fmt: skip
     return Transformer(config, ToyTokenizer()).eval().requires_grad_(False)
-
-
-def sent(model: Transformer) -> Transformer:
-    """The model elsewhere."""
-    return model._apply(lambda tensor: send(tensor.detach())).requires_grad_(False)
 
 
 def answers(model: Any, scheduler: Scheduler[Any], cache: Cache, **options: Any) -> Generation:
@@ -102,7 +97,7 @@ def test_a_step_stays_on_its_device(name: str, monkeypatch: pytest.MonkeyPatch) 
     wanted = told(generate(model, PROMPTS, scheduler, gen_length=[5, 9, 3], **options))
     steps, _ = watch(monkeypatch, "step"), watch(monkeypatch, "call")
     with elsewhere():
-        assert told(generate(sent(model), PROMPTS, scheduler, gen_length=[5, 9, 3], **options)) == wanted
+        assert told(generate(model.to(ELSEWHERE), PROMPTS, scheduler, gen_length=[5, 9, 3], **options)) == wanted
     assert steps
 
 
@@ -125,7 +120,7 @@ def test_a_captured_step_stays_on_its_device(
     model, scheduler = transformer(block_causal=block_causal, heads=4), load_scheduler("threshold:block=6")
     wanted = told(answers(model, scheduler, cache))
     with elsewhere():
-        model = sent(model)
+        model.to(ELSEWHERE)
         assert [told(answers(model, scheduler, cache, backend="graph")) for _ in range(3)] == [wanted] * 3
     assert recorded
 
