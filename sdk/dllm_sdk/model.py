@@ -7,9 +7,10 @@ predict the position of the lane itself (0, LLaDA) or the one after it (1, Dream
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from copy import copy, deepcopy
 from dataclasses import field
+from itertools import chain
 from typing import Any, Protocol, TypeAlias, TypeVar, get_type_hints
 
 import torch
@@ -168,33 +169,41 @@ S = TypeVar("S", bound="Scheduler[Any]")
 
 
 def bind(scheduler: S, model: Model) -> S:
-    """The scheduler as a model needs it, parts included.
+    """The scheduler as a model needs it: its ids looked up, and what it holds on the model's device."""
+    return on_device(look_up(scheduler, model), model.device)
 
-    The `TokenIds` and `EosIds` of its fields are looked up in the model; the tensors and modules among them are on the
-    model's device.
-    """
-    if not dataclasses.is_dataclass(scheduler):
-        return scheduler
-    hints = get_type_hints(type(scheduler), include_extras=True)
+
+def look_up(scheduler: S, model: Model) -> S:
+    """The scheduler with the `TokenIds` and `EosIds` of its fields looked up in the model, parts included."""
+    fields = _fields(scheduler)
+    hints = get_type_hints(type(scheduler), include_extras=True) if fields else {}
     changes: dict[str, Any] = {}
-    for item in dataclasses.fields(scheduler):
-        value = getattr(scheduler, item.name)
+    for name, value in fields.items():
         if isinstance(value, Scheduler):
-            changes[item.name] = bind(value, model)
-        elif hints.get(item.name) == TokenIds:
-            changes[item.name] = _resolve(f"{type(scheduler).__name__}.{item.name}", value, model)
-        elif hints.get(item.name) == EosIds and not value:
-            changes[item.name] = model.eos_ids
-    old = {name: getattr(scheduler, name) for name in changes}
-    # Parts may be equal and yet hold tensors on two devices.
-    if any(new is not old[name] if isinstance(new, Scheduler) else new != old[name] for name, new in changes.items()):
-        scheduler = dataclasses.replace(scheduler, **changes)
-    return _on_device(scheduler, model.device)
+            changes[name] = look_up(value, model)
+        elif hints.get(name) == TokenIds:
+            changes[name] = _resolve(f"{type(scheduler).__name__}.{name}", value, model)
+        elif hints.get(name) == EosIds and not value:
+            changes[name] = model.eos_ids
+    changed = any(new != getattr(scheduler, name) for name, new in changes.items())
+    return dataclasses.replace(scheduler, **changes) if changed else scheduler  # type: ignore[type-var]
 
 
 Held: TypeAlias = Tensor | nn.Module
 
 _copies: WeakIdKeyDictionary = WeakIdKeyDictionary()  # what a scheduler holds is copied once, not at every call
+
+
+def on_device(scheduler: S, device: torch.device) -> S:
+    """The scheduler with the tensors and modules among its fields on a device, those of its parts included."""
+    fields = _fields(scheduler)
+    moved = {name: _placed(value, device) for name, value in fields.items()}
+    if all(moved[name] is value for name, value in fields.items()):
+        return scheduler
+    scheduler = copy(scheduler)
+    for name, value in moved.items():
+        object.__setattr__(scheduler, name, value)  # not every field is one of `__init__`
+    return scheduler
 
 
 def held_by(scheduler: Scheduler[Any]) -> Iterator[Held]:
@@ -206,29 +215,25 @@ def held_by(scheduler: Scheduler[Any]) -> Iterator[Held]:
             yield from held_by(value)
 
 
-def _on_device(scheduler: S, device: torch.device) -> S:
-    """The scheduler with the tensors and modules among its fields on a device."""
-    held = {name: value for name, value in _fields(scheduler).items() if isinstance(value, Held)}
-    if all(_device_of(value, device) == device for value in held.values()):
-        return scheduler
-    moved = copy(scheduler)
-    for name, value in held.items():
-        copies = _copies.setdefault(value, {})  # type: ignore[no-untyped-call]
-        if device not in copies:
-            copies[device] = (deepcopy(value) if isinstance(value, nn.Module) else value).to(device)
-        object.__setattr__(moved, name, copies[device])  # not every field is one of `__init__`
-    return moved
-
-
 def _fields(scheduler: Scheduler[Any]) -> dict[str, Any]:
     if not dataclasses.is_dataclass(scheduler):
         return {}
     return {item.name: getattr(scheduler, item.name) for item in dataclasses.fields(scheduler)}
 
 
-def _device_of(value: Held, default: torch.device) -> torch.device:
-    tensors = [value] if isinstance(value, Tensor) else value.state_dict().values()
-    return next((tensor.device for tensor in tensors), default)
+def _placed(value: Any, device: torch.device) -> Any:
+    if isinstance(value, Scheduler):
+        return on_device(value, device)
+    if not isinstance(value, Held) or all(tensor.device == device for tensor in _tensors(value)):
+        return value
+    copies = _copies.setdefault(value, {})  # type: ignore[no-untyped-call]
+    if device not in copies:
+        copies[device] = (deepcopy(value) if isinstance(value, nn.Module) else value).to(device)
+    return copies[device]
+
+
+def _tensors(held: Held) -> Iterable[Tensor]:
+    return [held] if isinstance(held, Tensor) else chain(held.parameters(), held.buffers())
 
 
 def _resolve(field: str, value: str | tuple[int | str, ...], model: Model) -> tuple[int, ...]:

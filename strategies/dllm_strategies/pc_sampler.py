@@ -50,7 +50,7 @@ class PCSampler(Scheduler):
 
     def select(self, view: View, state: tuple[()]) -> tuple[Decision, tuple[()]]:
         """This step's share, the best of them."""
-        size, table = view.logits.shape[-1], self.log_frequency.to(view.draft.device)  # hosts have not moved it
+        size, table = view.logits.shape[-1], self.log_frequency
         if len(table) not in (0, size):
             raise ConfigError(f"PCSampler: background has {len(table)} tokens, the model {size}: give one per token")
         rarity = -table[view.draft] if len(table) else math.log(size)

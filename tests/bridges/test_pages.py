@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import runpy
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -11,10 +12,12 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from dllm_sdk import ConfigError, Decision, Scheduler, load_scheduler
 from dllm_sdk.bridges.block import Asked, open_block, step
 from dllm_sdk.bridges.hosts import asked_of, obstacle
+from dllm_sdk.elsewhere import ELSEWHERE, elsewhere
 from dllm_sdk.rules import first
 from tests.bridges import sglang_source
 from tests.pages import agree, blocks, run_python
@@ -123,3 +126,22 @@ def test_a_scheduler_that_idles_neither_hangs_nor_falls() -> None:
             done = step(asked, block, tokens, torch.zeros(1, 4, 8))
         tokens, block = done.tokens, done.block
     assert bool(block.closed) and 7 not in tokens
+
+
+@pytest.mark.parametrize("spec", ["pc-sampler:block=8,steps=4,background=[5, 1, 3, 2, 1, 4]", "p2:steps=6"])
+def test_a_host_may_decode_on_another_device(spec: str) -> None:
+    """Whatever a scheduler holds is there, too."""
+    logits = torch.randn(2, 8, 6, generator=torch.Generator().manual_seed(0))
+
+    def decoded(place: Callable[[Tensor], Tensor]) -> list[list[int]]:
+        tokens = place(torch.full((2, 8), 5))
+        asked = Asked(load_scheduler(spec), mask_id=5)
+        block = open_block(asked.scheduler, tokens, torch.zeros_like(tokens, dtype=torch.bool))
+        while not block.closed.all():
+            done = step(asked, block, tokens, place(logits))
+            block, tokens = done.block, done.tokens
+        return tokens.tolist()
+
+    wanted = decoded(lambda tensor: tensor)
+    with elsewhere():
+        assert decoded(lambda tensor: tensor.to(ELSEWHERE)) == wanted

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from dllm_sdk.caching import lanes, placed
 from dllm_sdk.contract import Applied, allowed, check_pair, check_state, map_tensors, merge_state
-from dllm_sdk.model import Model, bind
+from dllm_sdk.model import Model, look_up, on_device
 from dllm_sdk.rows import MAX_IDLE
 from dllm_sdk.rules import hash_with, top_k
 from dllm_sdk.sampling import Sampler, row_seed
@@ -61,13 +61,12 @@ class Asked(NamedTuple):
 
 def bound(scheduler: S, eos_ids: Sequence[int]) -> S:
     """The scheduler with the host's EOS ids in its fields. Raises ConfigError for a text where ids are needed."""
-    model = SimpleNamespace(eos_ids=tuple(eos_ids), tokenizer=None, vocab_size=0, device=torch.device("cpu"))
-    return bind(scheduler, cast(Model, model))
+    return look_up(scheduler, cast(Model, SimpleNamespace(eos_ids=tuple(eos_ids), tokenizer=None, vocab_size=0)))
 
 
 def open_block(scheduler: Scheduler[Any], tokens: Tensor, given: Tensor) -> Block:
     """Blocks before their first step. tokens int64 [B, n]; given bool [B, n], what is not to be generated."""
-    masked = ~given
+    masked, scheduler = ~given, on_device(scheduler, tokens.device)
     state = scheduler.init(tokens.clone(), masked.clone())
     check_state(scheduler, state, len(tokens))
     left = masked.sum(1)
@@ -76,6 +75,7 @@ def open_block(scheduler: Scheduler[Any], tokens: Tensor, given: Tensor) -> Bloc
 
 def step(asked: Asked, block: Block, tokens: Tensor, logits: Tensor) -> Stepped:
     """Decide from the logits, [B, n, V], of the block's tokens, int64 [B, n]."""
+    asked = asked._replace(scheduler=on_device(asked.scheduler, tokens.device))
     view = _look(asked, block, tokens, logits)
     if bool((block.step == 0).any()):
         block = block._replace(state=_planned(asked.scheduler, block, view))
