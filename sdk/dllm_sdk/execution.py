@@ -195,7 +195,7 @@ class Capturing(Compiling):
         graph = self.fixed.graphs[shaped]
         if graph is None:
             start = time.perf_counter()
-            graph = self.fixed.graphs[shaped] = Captured(function, tensors, self.fixed.pool)
+            graph = self.fixed.graphs[shaped] = Captured(function, tensors, self.fixed.pool, key)
             self.capturing += time.perf_counter() - start
         return graph(*tensors)
 
@@ -220,9 +220,12 @@ class Capturing(Compiling):
 class Captured:
     """A function whose tensors stay where they are: it is recorded once, and replayed on what is copied there."""
 
-    def __init__(self, function: Callable[..., Any], tensors: Any, pool: list[Any]) -> None:
-        """function: run before, of tensors like these; pool: the memory of all graphs, or empty before the first."""
-        self.function = function  # what it holds is read where it was recorded, so it must stay there
+    def __init__(self, function: Callable[..., Any], tensors: Any, pool: list[Any], key: Hashable) -> None:
+        """function: run before, of tensors like these; pool: the memory of all graphs, or empty before the first.
+
+        key: what it is known by. It holds whatever tensors the code reads besides those given and those of the model.
+        """
+        self.key = key  # kept, since these are read where they were recorded; the function would keep the model, too
         self.inputs = map_tensors(torch.clone, tensors)
         with _apart():
             for _ in range(2):

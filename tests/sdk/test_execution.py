@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import warnings
 import weakref
 from collections.abc import Callable
@@ -205,14 +206,18 @@ def test_graphs_of_schedulers_that_differ_in_a_table_are_two(capturing: Compiler
     assert len([one for one in captured.values() if one]) == len(captured)  # equal tables share theirs
 
 
-def test_what_a_graph_reads_lives_as_long_as_the_graph(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is read at the address that was recorded, though the scheduler is gone."""
+def test_a_graph_keeps_its_scheduler_and_not_its_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A table is read at the address that was recorded, though nobody else has the scheduler any more."""
     monkeypatch.setattr(execution, "_apart", nullcontext)
     monkeypatch.setattr(execution, "_record", lambda run, pool: run() or (lambda: None))
-    table = torch.ones(3)
-    graph = execution.Captured(partial(torch.add, table), (torch.ones(3),), [])
-    table = weakref.ref(table)
-    assert table() is not None and graph(torch.ones(3)).tolist() == [2.0] * 3
+    model, scheduler = transformer(), Tabled()
+    function = partial(lambda model, x: x + 1, model)
+    graph = execution.Captured(function, (torch.ones(3),), [], ("step", scheduler))
+    alive = [weakref.ref(one) for one in (scheduler.threshold, model)]
+    del function, model, scheduler
+    gc.collect()
+    assert [one() is None for one in alive] == [False, True]
+    assert graph(torch.ones(3)).tolist() == [2.0] * 3
 
 
 class Prints(Plain):
