@@ -23,7 +23,7 @@ from dllm_sdk.contract import Applied, check_state, map_tensors
 from dllm_sdk.deciding import Decided, Decider
 from dllm_sdk.errors import ConfigError, ModelError, SchedulerError
 from dllm_sdk.execution import Backend, Runner, check_backend, runner
-from dllm_sdk.model import Held, Model, Store, bind, held_by
+from dllm_sdk.model import Model, Store, bind, held_by, stamp
 from dllm_sdk.rows import MAX_IDLE, Rows, Table, columns, first_rows, read, take, trouble
 from dllm_sdk.sampling import Sampler
 from dllm_sdk.scheduler import Scheduler, View, check_number
@@ -111,26 +111,19 @@ def run(model: Model, canvas: Canvas, scheduler: Scheduler[Any], options: Option
     numbers = (model.vocab_size, model.mask_id, tuple(model.eos_ids), model.shift)
     of_run = (options.cache, options.stop_at_eos, options.max_idle, passes)
     decider = Decider(bind(scheduler, model), options.sampler, *of_run, *numbers)
-    return _Loop(model, decider, options, by, _key(decider)).run(canvas)
+    return _Loop(model, decider, options, by, _key(decider, options.backend)).run(canvas)
 
 
-def _key(decider: Decider) -> Hashable:
-    """Equal for equal deciders that hold equal tensors; `repr` tells 1 from 1.0. An unhashable one equals itself alone.
+def _key(decider: Decider, backend: Backend) -> Hashable:
+    """Equal for equal deciders; `repr` tells 1 from 1.0. One that cannot be hashed equals itself alone.
 
-    A field that is no part of a comparison may still be a table that decisions are read from, or a module.
+    A graph also reads what schedulers hold, where it was when it was captured, part of a comparison or not.
     """
     try:
         hash(decider)
     except TypeError:
         return object()
-    return repr(decider), decider, tuple(map(_content, held_by(decider.scheduler)))
-
-
-def _content(held: Held) -> Hashable:
-    if not isinstance(held, Tensor):
-        return held  # a module equals itself alone
-    plain = held.detach().cpu().contiguous().flatten().view(torch.uint8)
-    return held.shape, held.dtype, plain.numpy().tobytes()
+    return repr(decider), decider, tuple(map(stamp, held_by(decider.scheduler))) if backend == "graph" else ()
 
 
 _Batch: TypeAlias = tuple[Rows, list[Table], list[Store]]

@@ -7,7 +7,7 @@ predict the position of the lane itself (0, LLaDA) or the one after it (1, Dream
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from copy import copy, deepcopy
 from dataclasses import field
 from itertools import chain
@@ -191,11 +191,13 @@ def look_up(scheduler: S, model: Model) -> S:
 
 Held: TypeAlias = Tensor | nn.Module
 
-_copies: WeakIdKeyDictionary = WeakIdKeyDictionary()  # what a scheduler holds is copied once, not at every call
+_copies: WeakIdKeyDictionary = WeakIdKeyDictionary()  # of what schedulers hold: once per device, until it changes
 
 
 def on_device(scheduler: S, device: torch.device) -> S:
     """The scheduler with the tensors and modules among its fields on a device, those of its parts included."""
+    if device.index is None and device.type not in ("cpu", "meta"):
+        device = torch.empty(0, device=device).device  # a tensor is on cuda:0, not on cuda
     fields = _fields(scheduler)
     moved = {name: _placed(value, device) for name, value in fields.items()}
     if all(moved[name] is value for name, value in fields.items()):
@@ -226,10 +228,16 @@ def _placed(value: Any, device: torch.device) -> Any:
         return on_device(value, device)
     if not isinstance(value, Held) or all(tensor.device == device for tensor in _tensors(value)):
         return value
-    copies = _copies.setdefault(value, {})  # type: ignore[no-untyped-call]
-    if device not in copies:
-        copies[device] = (deepcopy(value) if isinstance(value, nn.Module) else value).to(device)
-    return copies[device]
+    copies, now = _copies.setdefault(value, {}), stamp(value)  # type: ignore[no-untyped-call]
+    if device not in copies or copies[device][0] != now:
+        copies[device] = now, (deepcopy(value) if isinstance(value, nn.Module) else value.detach()).to(device)
+    return copies[device][1]
+
+
+def stamp(held: Held) -> Hashable:
+    """Equal for what holds the same tensors as before, and nothing was written into them."""
+    # Tensors of inference mode do not count what is written.
+    return tuple((id(one), object() if one.is_inference() else one._version) for one in _tensors(held))
 
 
 def _tensors(held: Held) -> Iterable[Tensor]:

@@ -187,6 +187,12 @@ class NeedsNumpy(Honest):
         return Decision(top_k(view.open, order, 1)), state
 
 
+class AsksForTheDevice(Honest):
+    def select(self, view, state):
+        score = view.confidence if view.open.is_cpu else -view.confidence
+        return Decision(top_k(view.open, score, 1)), state
+
+
 @dataclass(frozen=True)
 class LooksUp(Honest):
     table: tuple = (0.1, 0.2)
@@ -226,6 +232,7 @@ MUTANTS = {
     StateOnTheCpu: "any device",
     NeedsNumpy: "any device",
     LooksUp: "any device",
+    AsksForTheDevice: "any device",
 }
 
 

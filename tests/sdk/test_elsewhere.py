@@ -14,6 +14,7 @@ from torch import Tensor
 
 from dllm_sdk.compiling import host_read
 from dllm_sdk.elsewhere import ELSEWHERE, DeviceError, Uncrossed, elsewhere, fetch, send
+from dllm_sdk.rules import one_of
 
 Act = Callable[[Tensor], Any]
 
@@ -31,6 +32,9 @@ STAY: dict[str, Act] = {
     "arithmetic": lambda x: x * 2 + torch.tensor(1.0),  # a single number goes along
     "in place": lambda x: x.add_(1),
     "in place, of another shape": lambda x: x.unsqueeze_(0).sum((0, 1)),
+    "in place, the other way round": lambda x: x.t_(),
+    "of the shape of another": lambda x: torch.arange(2).expand_as(x).tolist(),
+    "a mask and a place": lambda x: fill(x, (x[0] > 1, 0), 0.0),
     "a view is written": lambda x: (x[0].fill_(7), x)[1],
     "made there": lambda x: x + torch.arange(2, device=x.device) + torch.full((2,), 3, device=x.device),
     "made alike": lambda x: torch.zeros_like(x) + x.new_ones(2),
@@ -58,6 +62,12 @@ CROSS: dict[str, Act] = {
     "to a device and a type": lambda x: torch.ones(2).to(x.device, torch.float64),
     "from Python": lambda x: torch.tensor([1.0, 2.0], device=x.device),
     "from Python, alike": lambda x: x.new_tensor([1.0, 2.0]),
+    "from Python and from there": lambda x: torch.tensor([x[0, 0], 1.0], device=x.device),
+    "to the type of another": lambda x: torch.arange(2).type_as(x),
+    "to numpy": lambda x: x.numpy(force=True).tolist(),
+    "what is filled by a number there": lambda x: fill(x, x > 2, x.sum()),
+    "what is filled by a mask and places": lambda x: fill(x, (x[0] > 1, x[0, :1].long()), 0.0),
+    "a range of indices": lambda x: x[range(2)],
     "written from the CPU": lambda x: fill(x, 0, torch.ones(2)),
     "a list of indices": lambda x: x[[1, 0]],
     "indices of the CPU": lambda x: x[torch.tensor([1, 0])],
@@ -65,6 +75,7 @@ CROSS: dict[str, Act] = {
 HOME = ("to the CPU", "from where another is")
 FAIL: dict[str, Act] = {
     "operands": lambda x: x + torch.ones(2),
+    "a number there": lambda x: torch.ones(2) * x.sum(),
     "an index": lambda x: x.gather(1, torch.zeros(2, 1, dtype=torch.int64)),
     "parts": lambda x: torch.cat([x, torch.zeros(2, 2)]),
     "values": lambda x: fill(x, torch.tensor([True, False], device=x.device), torch.ones(2)),
@@ -98,7 +109,9 @@ def test_what_takes_tensors_of_two_devices_fails(name: str) -> None:
 @pytest.mark.parametrize("name", STAY | CROSS)
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
 def test_what_crosses_can_be_forbidden(name: str, mode: Any) -> None:
-    forbidden = pytest.raises(DeviceError, match="copies between devices") if name in CROSS else nullcontext()
+    forbidden = (
+        pytest.raises(DeviceError, match="copies between devices, or reads a value") if name in CROSS else nullcontext()
+    )
     with mode(), elsewhere(), Uncrossed(), forbidden:
         (STAY | CROSS)[name](there())
 
@@ -107,6 +120,20 @@ def test_what_crosses_can_be_forbidden(name: str, mode: Any) -> None:
 def test_nothing_crosses_on_the_cpu(name: str) -> None:
     with Uncrossed():
         (STAY | CROSS)[name](fetch(there()))
+
+
+def test_a_copy_is_one() -> None:
+    with torch.inference_mode(), elsewhere():
+        x, y = there(), torch.ones(2)
+        x.cpu().zero_()
+        y.to(ELSEWHERE).zero_()
+        assert fetch(x).all() and y.all()
+
+
+def test_what_is_constant_in_compiled_code_may_cross() -> None:
+    ids = tuple(range(20))
+    with elsewhere(), Uncrossed():
+        assert fetch(one_of(torch.full((1, 2), 19, device=ELSEWHERE), ids)).tolist() == [[True, True]]
 
 
 def test_tensors_that_are_elsewhere_are_of_no_use_outside() -> None:

@@ -16,7 +16,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from dllm_sdk.elsewhere import parts, reads_values
+from dllm_sdk.elsewhere import decomposed, reads_values
 
 T = TypeVar("T")
 
@@ -79,10 +79,10 @@ class _Below(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.operations = self.reads = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if (made := parts(self, func, args, kwargs)) is not NotImplemented:
-            return made
+        if (found := decomposed(self, func, args, kwargs)) is not NotImplemented:
+            return found
         self.operations += not func.is_view
-        self.reads += reads_values(func, args)
+        self.reads += reads_values(func, args, kwargs)
         return func(*args, **(kwargs or {}))
 
 
@@ -108,8 +108,8 @@ class _Products(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._stored: MutableMapping[Tensor, int] = WeakTensorKeyDictionary()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if (made := parts(self, func, args, kwargs)) is not NotImplemented:
-            return made
+        if (found := decomposed(self, func, args, kwargs)) is not NotImplemented:
+            return found
         result = func(*args, **(kwargs or {}))
         operands = [one for one in args if isinstance(one, Tensor)]
         if func._schema.name == "aten::_to_copy":
