@@ -84,6 +84,7 @@ def _devices(tree: Any, func: Any) -> set[torch.device]:
 
 
 def _within_constant() -> bool:
+    """Whether a caller is marked as constant in compiled code."""
     frame: FrameType | None = sys._getframe()
     while frame is not None:
         if getattr(frame.f_globals.get(frame.f_code.co_name), "_dynamo_marked_constant", False):

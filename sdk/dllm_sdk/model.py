@@ -235,7 +235,7 @@ def _placed(value: Any, device: torch.device) -> Any:
 
 
 def stamp(held: Held) -> Hashable:
-    """Equal for what holds the same tensors as before, and nothing was written into them."""
+    """Equal as long as it holds the same tensors and nothing is written into them."""
     # Tensors of inference mode do not count what is written.
     return tuple((id(one), object() if one.is_inference() else one._version) for one in _tensors(held))
 
