@@ -218,7 +218,9 @@ class _Spy(Wrapper):
             try:
                 found = getattr(away, method)(*map_tensors(lambda tensor: send(tensor.clone()), given))
             except DeviceError as error:
-                self.expect("any device", False, f"{method} fails on another device: {line_of(error)} ({error})")
+                cure = "make tensors where the view's are, and keep a table in a field that is a tensor"
+                what = f"{method} fails on another device: {line_of(error)} ({error}): {cure}"
+                self.expect("any device", False, what)
             except Exception:
                 return  # it asks for something that only a real device has, such as autocast
         here = any(isinstance(leaf, Tensor) and leaf.device != ELSEWHERE for leaf in tree_leaves(found))

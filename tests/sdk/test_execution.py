@@ -94,12 +94,18 @@ def watch(monkeypatch: pytest.MonkeyPatch, name: str) -> list[str]:
 def test_a_step_stays_on_its_device(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing inside is read on the host, or comes from it, and the tokens are those of the CPU."""
     model, scheduler = transformer(shift=1), load_scheduler(name)
-    options = {"cache": DualCache(refresh_every=3), "guidance": 0.5, "sampler": Sampler(0.5, top_p=0.9)}
-    wanted = told(generate(model, PROMPTS, scheduler, gen_length=[5, 9, 3], **options))
-    steps, _ = watch(monkeypatch, "step"), watch(monkeypatch, "call")
+
+    def found() -> list[Any]:
+        options = [(NoCache(), 0.5), (DualCache(refresh_every=3), 0.0)]
+        given = {"gen_length": [3, 6, 2], "sampler": Sampler(0.5, top_p=0.9)}
+        return [told(generate(model, PROMPTS, scheduler, cache=one, guidance=by, **given)) for one, by in options]
+
+    wanted = found()
+    steps, plans = watch(monkeypatch, "step"), watch(monkeypatch, "call")
     with elsewhere():
-        assert told(generate(model.to(ELSEWHERE), PROMPTS, scheduler, gen_length=[5, 9, 3], **options)) == wanted
-    assert steps
+        model.to(ELSEWHERE)
+        assert found() == wanted
+    assert steps and bool(plans) == (scheduler.horizon(6) == 0)  # without logits it plans before the step
 
 
 @pytest.mark.parametrize(
