@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import hypothesis
@@ -120,15 +120,21 @@ def compile_obstacle(scheduler: Scheduler[Any]) -> str | None:
 def _crossing(scheduler: Scheduler[Any], method: str, given: Any) -> str | None:
     """Where a method copies between a device and the CPU, which a captured one cannot."""
     with elsewhere():
-        away = bind(scheduler, ToyModel(5).build(ELSEWHERE))
+        ask = _sent(scheduler, ToyModel(5), method, given)
         try:
             with Uncrossed():
-                getattr(away, method)(*map_tensors(send, given))
+                ask()
         except DeviceError as error:
             return f"{line_of(error)} copies between the device and the CPU"
         except Exception:
             return None  # it asks for something that only a real device has
     return None
+
+
+def _sent(scheduler: Scheduler[Any], model: ToyModel, method: str, given: Any) -> partial[Any]:
+    """A method with what it is given, all of it elsewhere."""
+    away = bind(scheduler, model.build(ELSEWHERE))
+    return partial(getattr(away, method), *map_tensors(lambda tensor: send(tensor.clone()), given))
 
 
 def check_case(scheduler: Scheduler[Any], case: Case) -> None:
@@ -214,9 +220,9 @@ class _Spy(Wrapper):
             return
         self.sent.add(method)
         with elsewhere():
-            away = bind(self.inner, self.case.model.build(ELSEWHERE))
+            ask = _sent(self.inner, self.case.model, method, given)
             try:
-                found = getattr(away, method)(*map_tensors(lambda tensor: send(tensor.clone()), given))
+                found = ask()
             except DeviceError as error:
                 cure = "make tensors where the view's are, and keep a table in a field that is a tensor"
                 what = f"{method} fails on another device: {line_of(error)} ({error}): {cure}"
