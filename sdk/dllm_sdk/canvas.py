@@ -5,8 +5,9 @@ Rows start at column 0 and differ in length; the columns past a row's end are de
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple, TypeAlias
+from collections.abc import Iterable, Sequence
+from operator import index
+from typing import NamedTuple, SupportsIndex, TypeAlias
 
 import torch
 from torch import Tensor
@@ -18,6 +19,8 @@ from dllm_sdk.model import Model
 Prompt: TypeAlias = str | Sequence[int] | Tensor
 Prompts: TypeAlias = Prompt | Sequence[Prompt]
 OpenMask: TypeAlias = Sequence[bool] | Tensor
+
+_LAST_SEED = 2**63
 
 
 class Canvas(NamedTuple):
@@ -51,12 +54,15 @@ def build_canvas(
     the prompt; a list of them for a list of prompts. Sample i of a prompt has seed + i. Raises ConfigError.
     """
     prompts = [_ids(model, p, f"prompt {i}") for i, p in enumerate(_as_list(prompt))]
-    lengths = [gen_length] * len(prompts) if isinstance(gen_length, int) else list(gen_length)
+    given = gen_length if isinstance(gen_length, Iterable) else [gen_length] * len(prompts)
+    lengths = [_whole("gen_length", one) for one in given]
     opens = _opens(prompts, open, single=_is_single(prompt))
     if len(lengths) != len(prompts):
         raise ConfigError(f"gen_length has {len(lengths)} entries for {len(prompts)} prompts: give one, or one each")
-    if samples < 1:
+    if _whole("samples", samples) < 1:
         raise ConfigError(f"samples must be >= 1, got {samples}")
+    if not 0 <= _whole("seed", seed) <= _LAST_SEED - samples:
+        raise ConfigError(f"seed must be a whole number >= 0, and seed + samples below 2**63, got {seed}")
     rows = [
         _row(model, ids, mask, gen_length=length, seed=seed + sample, name=f"prompt {i}")
         for i, (ids, mask, length) in enumerate(zip(prompts, opens, lengths, strict=True))
@@ -65,9 +71,16 @@ def build_canvas(
     return _stack(rows, model.device)
 
 
+def _whole(name: str, value: object) -> int:
+    """Python's whole numbers and numpy's."""
+    if isinstance(value, bool) or not isinstance(value, SupportsIndex):
+        raise ConfigError(f"{name} must be a whole number, got {value!r}")
+    return index(value)
+
+
 def _is_single(prompt: Prompts) -> bool:
     if isinstance(prompt, Tensor):
-        return prompt.dim() == 1
+        return prompt.dim() < 2
     return isinstance(prompt, str) or (len(prompt) > 0 and isinstance(prompt[0], int))
 
 
@@ -98,6 +111,7 @@ def _opens(prompts: list[Tensor], open: OpenMask | Sequence[OpenMask] | None, *,
     if open is None:
         return [torch.zeros(len(ids), dtype=torch.bool) for ids in prompts]
     masks = [torch.as_tensor(mask).cpu() for mask in ([open] if single else open)]
+    masks = [mask if mask.numel() else mask.bool() for mask in masks]
     if len(masks) != len(prompts):
         raise ConfigError(f"open has {len(masks)} masks for {len(prompts)} prompts: give one per prompt")
     for i, (ids, mask) in enumerate(zip(prompts, masks, strict=True)):

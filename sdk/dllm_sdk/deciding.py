@@ -73,6 +73,8 @@ class Decider:
         refresh = self.cache.refresh(rows.opening, rows.step) & ~rows.done
         finished = rows.order == (rows.ordinal - 1)[:, None]
         feed = self.cache.feed(Positions(visible, current, finished & visible, rows.step == 0))
+        if not self.cache.suffix and self.scheduler.replan == "step":
+            feed = feed | (visible & rows.masked)  # behind the block when it was refreshed, before its end now
         if self.shift:  # an open position is predicted from the one before it
             feed = feed | torch.cat([window[:, 1:], torch.zeros_like(window[:, :1])], dim=1)
         feed = torch.where(refresh[:, None], visible, feed)
@@ -150,6 +152,7 @@ class Decider:
     def plan(self, rows: Rows, open: Tensor, seen: Seen, who: Tensor) -> Rows:
         """Ask for blocks out of `open` (bool [B, L]); rows in `who` (bool [B]) that open one, or replan, get theirs."""
         scheduler = self.scheduler
+        seen = seen._replace(logits=seen.logits.clone())  # `select` reads them, too
         returned = scheduler.plan(self.view(rows, seen, open), rows.state)
         check_pair(scheduler, "plan", returned)
         planned, state = returned

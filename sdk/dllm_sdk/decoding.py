@@ -72,7 +72,7 @@ def decode(
     `prompt` is a text, token ids, or a list of either; each row gets `gen_length` masks after its prompt (a number, or
     one per prompt), and `open` marks prompt positions to fill in as well. Each prompt is repeated for `samples` seeds.
     With `stop_at_eos` a row ends once everything before its first generated EOS is final; tokens up to it are those of
-    a run without. A scheduler that revises may take `max_idle` steps without bringing the masks to a new low.
+    a run without. A scheduler that revises must bring the masks to a new low within `max_idle` steps.
     `guidance` g > 0 is classifier-free guidance (LLaDA): a second pass with the given positions masked gives logits u,
     and u + (g + 1) (l - u) replaces l. `backend` says how a step is run (`execution`): the tokens are the same.
 
@@ -97,6 +97,8 @@ class Options:
     def __post_init__(self) -> None:
         """Check the fields."""
         check_backend(self.backend)
+        if not isinstance(self.cache, Cache):
+            raise ConfigError(f"cache must be a Cache, such as DualCache() or load_cache('dual'), got {self.cache!r}")
         check_number(self, "max_idle", 1, whole=True)
         check_number(self, "guidance", 0)
 
@@ -243,8 +245,7 @@ class _Loop:
 
     def hidden(self, rows: Rows, window: Tensor, store: Store | None, shape: Shape) -> Tensor:
         """[B, W, D]: refreshing rows as a batch of their own, the others from the store; joined for one head."""
-        order = torch.where(rows.window, rows.ordinal[:, None], rows.order) if self.model.block_causal else None
-        work = Feed(rows.tokens, rows.feed, rows.visible, order, window)
+        work = Feed(rows.tokens, rows.feed, rows.visible, self.order(rows) if self.model.block_causal else None, window)
         if store is None or not shape.fresh:
             return self.forward(work, shape.feed, store, shape)
         # Places beyond the last row that refreshes hold it once more: it is computed, and written, as it was.
@@ -257,6 +258,14 @@ class _Loop:
         # The refreshing rows feed padding lanes here: so a block step copies nothing of the store.
         rest = work._replace(feed=work.feed & ~rows.refresh[:, None])
         return self.forward(rest, shape.feed, store, shape).index_copy(0, index, renewed)
+
+    def order(self, rows: Rows) -> Tensor:
+        """The block that each position is computed in, int64 [B, L]: a query sees keys of its own and earlier ones."""
+        current = rows.window
+        if self.model.shift:  # what predicts one of the block, and is in none itself yet, sees as it does
+            lead = torch.cat([current[:, 1:], torch.zeros_like(current[:, :1])], dim=1)
+            current = current | (lead & (rows.order > rows.ordinal[:, None]))
+        return torch.where(current, rows.ordinal[:, None], rows.order)
 
     def forward(self, work: Feed, width: int, store: Store | None, shape: Shape) -> Tensor:
         """One forward pass of at most `width` lanes per row."""

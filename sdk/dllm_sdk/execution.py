@@ -11,7 +11,8 @@ from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
+from itertools import count
 from typing import Any, Literal, TypeAlias, get_args
 from weakref import WeakKeyDictionary
 
@@ -159,10 +160,17 @@ class Capturing(Compiling):
         self.borrowed: list[tuple[tuple[int, int], Store]] = []
         self.capturing = 0.0
 
+    @cached_property
+    def place(self) -> int:
+        """Of this call among those that run now: each keeps its rows in graphs of its own between two steps."""
+        place = next(number for number in count() if number not in self.fixed.places)
+        self.fixed.places.add(place)
+        return place
+
     def store(self, rows: int, length: int) -> Store:
-        """One that no other call uses now: graphs hold its address too."""
-        free = self.fixed.stores[rows, length]
-        store = free.pop() if free else super().store(rows, length)
+        """One that no other call uses now: graphs hold its address too, and find theirs since the order is the same."""
+        free = self.fixed.stores[self.place, rows, length]
+        store = free.pop(0) if free else super().store(rows, length)
         self.borrowed.append(((rows, length), store))
         return store
 
@@ -188,7 +196,7 @@ class Capturing(Compiling):
 
     def captured(self, key: Hashable, function: partial[Any], *tensors: Any) -> Any:
         """The first run compiles, and finds what cannot be; the second one captures."""
-        shaped = (key, tuple(tensor.shape for tensor in tensors_of(tensors)))
+        shaped = (key, self.place, tuple(tensor.shape for tensor in tensors_of(tensors)))
         if shaped not in self.fixed.graphs:
             self.fixed.graphs[shaped] = None
             return function(*tensors)
@@ -211,10 +219,11 @@ class Capturing(Compiling):
         return super().spent() + captured
 
     def give_back(self) -> None:
-        """The stores serve the next call."""
+        """The stores and the place serve the next call."""
         for size, store in self.borrowed:
-            self.fixed.stores[size].append(store)
+            self.fixed.stores[self.place, *size].append(store)
         self.borrowed.clear()
+        self.fixed.places.discard(self.place)
 
 
 class Captured:
@@ -247,7 +256,8 @@ class _Fixed:
 
     weights: tuple[int, ...]
     pool: list[Any] = field(default_factory=list)
-    stores: dict[tuple[int, int], list[Store]] = field(default_factory=lambda: defaultdict(list))
+    stores: dict[tuple[int, ...], list[Store]] = field(default_factory=lambda: defaultdict(list))
+    places: set[int] = field(default_factory=set)  # of calls that run now
     graphs: dict[Hashable, Captured | None] = field(default_factory=dict)
 
 

@@ -119,6 +119,10 @@ class CallableModel:
         for length in sorted(set(lengths)):
             group = torch.tensor([row for row in range(rows) if lengths[row] == length], device=tokens.device)
             given = tokens[group, :length]
+            if (positions[group, :length] != torch.arange(length, device=tokens.device)).any():
+                raise ModelError(
+                    "a wrapped callable knows no positions: nothing before given tokens can be hidden, take NoCache()"
+                )
             part = checked_logits("the wrapped callable", self.function(given), given, self.vocab_size)
             if logits is None:
                 logits = part.new_zeros(rows, width, self.vocab_size)
@@ -156,7 +160,15 @@ def wrap(
     device: str | torch.device = "cpu",
     tokenizer: Tokenizer | None = None,
 ) -> CallableModel:
-    """Make a model of any callable `tokens int64 [n, length] -> logits [n, length, V]`. It cannot use a cache."""
+    """Make a model of any callable `tokens int64 [n, length] -> logits [n, length, V]`. It cannot use a cache.
+
+    Raises ConfigError where an id is out of range.
+    """
+    for token in (mask_id, *eos_ids):
+        if not 0 <= token < vocab_size:
+            raise ConfigError(f"mask_id and eos_ids must be token ids in 0..{vocab_size - 1}, got {token}")
+    if mask_id in eos_ids:
+        raise ConfigError(f"mask_id must not be one of eos_ids, got {mask_id}")
     return CallableModel(function, mask_id, vocab_size, eos_ids, shift, max_length, torch.device(device), tokenizer)
 
 

@@ -27,9 +27,9 @@ def first(mask: Tensor, k: int | Tensor) -> Tensor:
 def rank(mask: Tensor, score: Tensor) -> Tensor:
     """The place of each position of the mask by score, the highest is 0, int64 [B, L]; the rest come after them all."""
     order = score.masked_fill(~mask, -torch.inf).argsort(dim=1, descending=True, stable=True)
-    order = order.gather(1, (~mask).gather(1, order).long().argsort(dim=1, stable=True))  # a score may be -inf itself
-    places = torch.arange(order.shape[1], device=order.device).expand_as(order)
-    return torch.empty_like(order).scatter(1, order, places)
+    inside = mask.gather(1, order)  # a score may be -inf itself, as those outside are
+    place = torch.where(inside, inside.cumsum(1), inside.sum(1, keepdim=True) + (~inside).cumsum(1)) - 1
+    return torch.empty_like(order).scatter(1, order, place)
 
 
 def top_k(mask: Tensor, score: Tensor, k: int | Tensor) -> Tensor:
@@ -122,7 +122,8 @@ def uniform(view: View, stream: int = 0) -> Tensor:
 
 def hash_with(key: Tensor, value: Tensor | int) -> Tensor:
     """Fold a value into a key: int64, broadcast. splitmix64 (Steele et al. 2014) on wrapping 64-bit numbers."""
-    x = key + (_signed((value + 1) * _INCREMENT) if isinstance(value, int) else (value + 1) * _INCREMENT)
+    # -~v is v + 1. Inductor would fold that of an `arange` into 32-bit indices, which do not hold the factor on a GPU.
+    x = key + (_signed((value + 1) * _INCREMENT) if isinstance(value, int) else -(~value) * _INCREMENT)
     x = (x ^ _shift(x, 30)) * _MIX[0]
     x = (x ^ _shift(x, 27)) * _MIX[1]
     return x ^ _shift(x, 31)

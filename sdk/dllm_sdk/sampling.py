@@ -21,6 +21,7 @@ Processor: TypeAlias = Callable[[Tensor, Tensor, Tensor], Tensor]
 """`f(logits [B, W, V], tokens [B, L], window [B, W]) -> logits`, stateless and row by row."""
 
 _SAMPLER_STREAM = -1  # a strategy's streams start at 0
+_HOTTEST = 1e6  # logits divided by more, or by less than its inverse, would be no numbers of float32 any more
 _GROUP = 64  # neighbours whose largest is found at once
 
 
@@ -50,8 +51,13 @@ class Sampler:
 
     def __post_init__(self) -> None:
         """Check the fields."""
-        check_number(self, "temperature", 0.0)
+        check_number(self, "temperature", 0.0, _HOTTEST)
         check_number(self, "top_p", 0.0, 1.0)
+        if 0 < self.temperature < 1 / _HOTTEST:
+            raise ConfigError(
+                f"Sampler: temperature must be 0 or at least {1 / _HOTTEST:g}, got {self.temperature!r}: "
+                "0 takes the likeliest token"
+            )
         if self.top_p == 0:
             raise ConfigError("Sampler: top_p must be above 0 (use temperature=0 for the likeliest token), got 0")
         if self.confidence not in ("model", "tempered"):

@@ -31,12 +31,12 @@ class Dilated(Scheduler[Rounds]):
         check_number(self, "base", 2, whole=True)
 
     def init(self, tokens: Tensor, open: Tensor) -> Rounds:
-        """In which round each position commits."""
-        return (torch.zeros_like(tokens),)
+        """In which round each position commits; -1 until the block was seen."""
+        return (torch.full_like(tokens, -1),)
 
     def plan(self, view: View, state: Rounds) -> tuple[Tensor, Rounds]:
         """The first `block` masks."""
-        return first(view.open, self.block), state
+        return first(view.open, self.block), (torch.full_like(state[0], -1),)
 
     def select(self, view: View, state: Rounds) -> tuple[Decision, Rounds]:
         """The earliest round that has masks left."""
@@ -44,6 +44,8 @@ class Dilated(Scheduler[Rounds]):
         powers = [min(self.base**t, length) for t in range(1, length.bit_length() + 1)]
         due = [index % (masks // power).clamp(min=1) == 0 for power in powers]  # one per round
         rounds = torch.stack(due, -1).int().argmax(-1)
-        rounds = torch.where((view.step == 0)[:, None], rounds, state[0])  # another scheduler may have planned
+        # Another scheduler may have planned, and one that wraps this one may have kept its first step to itself.
+        fresh = (view.step == 0) | (state[0] < 0).all(1)
+        rounds = torch.where(fresh[:, None], rounds, state[0])
         now = rounds.masked_fill(~view.open, len(powers)).amin(1, keepdim=True)
         return Decision(commit=view.open & (rounds == now)), (rounds,)

@@ -40,8 +40,11 @@ class EarlyEOS(Wrapper):
         if not self.eos:
             return decision, (moved, state[1])
         written = view.draft if decision.tokens is None else decision.tokens
-        after = torch.where(decision.commit, written, view.tokens)
+        changed = decision.commit if decision.edit is None else decision.commit | decision.edit
+        after = torch.where(changed, written, view.tokens)
         ends = one_of(after, self.eos) & state[1]
+        if decision.remask is not None:  # an end that is taken back ends nothing
+            ends = ends & ~(view.committed & decision.remask)
         fill = view.open & (ends.cumsum(1) - ends.long() > 0)
         tokens = written.masked_fill(fill, self.eos[0])
         return decision._replace(commit=decision.commit | fill, tokens=tokens), (moved, state[1])

@@ -56,4 +56,6 @@ class P2(Scheduler):
         tokens = view.to_window(torch.where(view.committed, view.tokens, view.draft))[..., None]
         log_p = (view.logits.gather(-1, tokens)[..., 0] - view.logits.logsumexp(-1)).clamp(min=-1e4)  # 0 * inf is NaN
         log_p = view.to_canvas(log_p)
-        return torch.where(view.committed, self.eta * log_p, log_p)
+        # With eta = 0 a mask that is certain must not take the place of a token.
+        committed = self.eta * log_p if self.eta else torch.full_like(log_p, torch.inf)
+        return torch.where(view.committed, committed, log_p)

@@ -32,16 +32,18 @@ class StreamingDLLM(Scheduler[Size]):
         check_number(self, "relax", 0, 1)
 
     def init(self, tokens: Tensor, open: Tensor) -> Size:
-        """Masks that the block opened with."""
-        return (torch.ones_like(tokens[:, 0]),)
+        """Masks that the block opened with; 0 until they were seen."""
+        return (tokens.new_zeros(len(tokens)),)
 
     def plan(self, view: View, state: Size) -> tuple[Tensor, Size]:
         """The first `block` masks."""
-        return first(view.open, self.block), state
+        return first(view.open, self.block), (torch.zeros_like(state[0]),)
 
     def select(self, view: View, state: Size) -> tuple[Decision, Size]:
         """Everything above the threshold of the step, and always the best position."""
         left = view.open.sum(1)
-        size = torch.where(view.step == 0, left, state[0])  # seen here, since another scheduler may have planned
+        # Seen here, since another scheduler may have planned; and where it is still unseen, since one that wraps this
+        # one may have kept its first step to itself.
+        size = torch.where((view.step == 0) | (state[0] == 0), left, state[0])
         threshold = self.threshold * (1 - self.relax * (1 - left / size))
         return Decision(commit=above_or_best(view.open, view.confidence, threshold)), (size,)

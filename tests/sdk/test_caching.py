@@ -189,6 +189,55 @@ def test_nothing_leaks_from_the_padding_slot_or_from_unwritten_ones(monkeypatch:
     assert [history(model(), prompts, lengths, s, cache=c) for s in SCHEDULERS for c in APPROXIMATE[2:]] == clean
 
 
+class Ends(Scheduler):
+    """A window of two, and from its second step on also the last mask: what lies between comes into sight."""
+
+    replan = "step"
+
+    def plan(self, view, state):
+        last = first(view.open.flip(1), 1).flip(1)
+        return first(view.open, 2) | (last & (view.step > 0)[:, None]), state
+
+    def select(self, view, state):
+        return Decision(top_k(view.open, view.confidence, 1)), state
+
+
+@pytest.mark.parametrize("cache", [PrefixCache(suffix=False), DualCache(suffix=False)])
+def test_what_comes_into_sight_within_a_block_is_computed(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
+    clean = history(model(), [[1, 2], [3]], [10, 7], Ends(), cache=cache)
+    new_store = Transformer.new_store
+
+    def poisoned(self: Transformer, rows: int, slots: int):
+        store = new_store(self, rows, slots)
+        for layer in (*store.keys, *store.values):
+            layer.fill_(1e6)
+        return store
+
+    monkeypatch.setattr(Transformer, "new_store", poisoned)
+    assert history(model(), [[1, 2], [3]], [10, 7], Ends(), cache=cache) == clean
+
+
+class EveryOther(Scheduler):
+    """Two scattered blocks, every second position each."""
+
+    def plan(self, view, state):
+        odd = view.open & (torch.arange(view.open.shape[1], device=view.open.device) % 2 == 1)
+        return torch.where(odd.any(1, keepdim=True), odd, view.open), state
+
+    def select(self, view, state):
+        return Decision(top_k(view.open, view.confidence, 1)), state
+
+
+@pytest.mark.parametrize("shift", [0, 1])
+def test_scattered_blocks_of_a_block_causal_model_see_no_later_one(shift: int) -> None:
+    made = model(block_causal=True, shift=shift)
+    found = [
+        [step[:2] for step in history(made, [[1, 2]], [10], EveryOther(), cache=cache)[0]]
+        for cache in (NoCache(), BlockCache())
+    ]
+    assert found[0] == found[1]
+
+
 def test_a_finished_row_gives_its_place_back(monkeypatch: pytest.MonkeyPatch) -> None:
     rows: list[int] = []
     forward = Transformer.forward

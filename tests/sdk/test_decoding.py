@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import assume, given, settings
@@ -13,6 +14,7 @@ from dllm_sdk import (
     ConfigError,
     Decision,
     ModelError,
+    NoCache,
     Sampler,
     Scheduler,
     SchedulerError,
@@ -318,6 +320,13 @@ BAD_CALLS = [
     ({"prompt": [1.5]}, "token ids"),
     ({"open": [True]}, "2 bools"),
     ({"samples": 0}, "samples must be >= 1"),
+    ({"samples": 1.5}, "samples must be a whole number, got 1.5"),
+    ({"gen_length": True}, "gen_length must be a whole number, got True"),
+    ({"gen_length": [4.0]}, "gen_length must be a whole number, got 4.0"),
+    ({"seed": 2**63 - 1, "samples": 2}, r"seed \+ samples below 2\*\*63"),
+    ({"seed": 0.5}, "seed must be a whole number, got 0.5"),
+    ({"cache": "dual"}, "cache must be a Cache, such as DualCache"),
+    ({"prompt": torch.tensor(1)}, "flat list of token ids"),
     ({"guidance": -1}, "guidance must be a number >= 0"),
     ({"max_idle": 0}, "max_idle must be a whole number >= 1"),
     ({"scheduler": FixedBlock}, "instance of a Scheduler subclass"),
@@ -330,6 +339,60 @@ def test_bad_arguments_are_named(change: dict, words: str) -> None:
     model = ToyModel().build()
     with pytest.raises(ConfigError, match=words):
         generate(model, **call)
+
+
+def test_whole_numbers_of_numpy_and_empty_prompts_with_masks_are_fine() -> None:
+    model = ToyModel().build()
+    wanted = generate(model, [[]], FixedBlock(), gen_length=4, seed=3)
+    found = generate(model, [[]], FixedBlock(), gen_length=np.int64(4), seed=np.int32(3), open=[[]])
+    assert found.tokens[0].tolist() == wanted.tokens[0].tolist()
+
+
+@pytest.mark.parametrize("temperature", [float("inf"), 2e6, 1e-40, -1.0, float("nan")])
+def test_a_temperature_that_float32_cannot_divide_by_is_refused(temperature: float) -> None:
+    with pytest.raises(ConfigError, match="temperature must be"):
+        Sampler(temperature=temperature)
+
+
+@pytest.mark.parametrize("temperature", [1e-6, 1e6])
+def test_no_mask_is_drawn_at_the_ends_of_the_range(temperature: float) -> None:
+    logits = torch.linspace(-30, 30, 8).expand(1, 50, 8)
+    place = torch.arange(50)[None]
+    found = Sampler(temperature)(logits.clone(), place[:, 0], place, place, mask_id=7)
+    assert (found.draft != 7).all() and (temperature > 1 or (found.draft == 6).all())
+
+
+@pytest.mark.parametrize(("mask", "eos"), [(7, 7), (7, 99), (7, -1), (8, 1)])
+def test_ids_of_a_callable_are_checked(mask: int, eos: int) -> None:
+    with pytest.raises(ConfigError, match="mask_id"):
+        wrap(ToyModel().logits, mask_id=mask, vocab_size=8, eos_ids=(eos,))
+
+
+def test_what_plan_writes_into_the_logits_is_lost() -> None:
+    class Writes(FixedBlock):
+        def horizon(self, gen_length: int) -> int:
+            return 6
+
+        def plan(self, view, state):
+            view.logits.zero_()
+            return first(view.open, 6), state
+
+        def select(self, view, state):
+            seen.append(bool(view.logits.any()))
+            return super().select(view, state)
+
+    seen: list[bool] = []
+    generate(ToyModel(0, eos=False).build(), [1], Writes(), gen_length=12)
+    assert seen and all(seen)
+
+
+def test_a_callable_is_shown_no_gap() -> None:
+    """Given tokens behind a hidden part would slide to the left."""
+    model, open = ToyModel().build(), [False, True, True, True, True, False]
+    call = {"prompt": [1, 0, 0, 0, 0, 2], "scheduler": FixedBlock(2), "gen_length": 0, "open": open}
+    with pytest.raises(ModelError, match="knows no positions"):
+        generate(model, **call, cache=NoCache(suffix=False))
+    assert generate(model, **call).tokens[0].tolist()[-1] == 2
 
 
 def test_a_canvas_longer_than_the_context_is_refused() -> None:

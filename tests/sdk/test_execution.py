@@ -28,6 +28,7 @@ from dllm_sdk import (
     Sampler,
     Scheduler,
     SchedulerError,
+    decode,
     execution,
     generate,
     load_scheduler,
@@ -210,6 +211,25 @@ def test_graphs_of_schedulers_that_differ_in_a_table_are_two(capturing: Compiler
             assert decoded(table, backend="graph") == tokens
     tables[0].fill_(1)
     assert decoded(tables[0], backend="graph") == wanted[1]
+
+
+@pytest.mark.parametrize("cache", [NoCache(), DualCache()])
+def test_two_calls_at_once_have_graphs_of_their_own(cache: Cache, capturing: Compiler) -> None:
+    """A graph writes its rows where it wrote them before, and between two steps they are a call's own."""
+    model, call = transformer(), {"gen_length": 6, "cache": cache, "stop_at_eos": False, "backend": "graph"}
+    prompts, scheduler = [[1, 2], [3, 4]], Plain()
+
+    def tokens(steps: Any) -> Any:
+        return [step.tokens.tolist() for step in steps]
+
+    alone = [tokens(decode(model, prompt, scheduler, **call)) for prompt in prompts for _ in range(3)][2::3]
+    for _ in range(3):  # compiled, captured, replayed
+        pairs = zip(*(decode(model, prompt, scheduler, **call) for prompt in prompts), strict=True)
+        assert [list(one) for one in zip(*map(tokens, pairs), strict=True)] == alone
+    made = len(execution._fixed[model].graphs)
+    decode(model, [1, 2], scheduler, **call)  # one that is never begun takes no place
+    assert tokens(decode(model, [1, 2], scheduler, **call)) == alone[0]
+    assert len(execution._fixed[model].graphs) == made
 
 
 def test_a_graph_keeps_its_scheduler_and_not_its_model(monkeypatch: pytest.MonkeyPatch) -> None:

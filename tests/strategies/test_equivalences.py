@@ -10,16 +10,18 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from dllm_sdk import ConfigError, View, combine, decode, generate, wrap
+from dllm_sdk import ConfigError, Scheduler, View, combine, decode, generate, wrap
 from dllm_sdk.testing import Case, ToyModel, cases, run_case
 from dllm_strategies import (
     AdaBlock,
     BlockRefinement,
     ConfidenceAdaptive,
+    Dilated,
     Dream,
     Factor,
     FirstAlone,
     FixedBlock,
+    StreamingDLLM,
     Threshold,
 )
 
@@ -112,6 +114,15 @@ def test_first_alone_commits_the_first_position_alone() -> None:
     model = ToyModel(1, eos=False).build()
     steps = list(decode(model, [[1]], FirstAlone(Threshold(4, 0.0)), gen_length=8))
     assert [step.decision.commit[0].nonzero()[:, 0].tolist() for step in steps] == [[1], [2, 3, 4], [5], [6, 7, 8]]
+
+
+@pytest.mark.parametrize("inner", [StreamingDLLM(8, 0.0, 0.0), Dilated(8)])
+def test_first_alone_keeps_every_block_of_what_counts_from_its_first_step(inner: Scheduler) -> None:
+    def commits(scheduler: Scheduler, masks: int) -> list[int]:
+        steps = decode(ToyModel(1, eos=False).build(), [1], scheduler, gen_length=masks)
+        return [int(step.decision.commit.sum()) for step in steps]
+
+    assert commits(FirstAlone(inner), 16) == 2 * [1, *commits(inner, 7)]
 
 
 def bare_view(confidences: list[float]) -> View:

@@ -111,6 +111,20 @@ def test_p2_leaves_what_its_schedule_says(case: Case, steps: int, eta: float) ->
         assert left == 0
 
 
+def test_p2_keeps_what_it_trusts_beside_a_certain_mask() -> None:
+    """Once anything is committed every mask is certain, and as sure as a token whose score is 0 times anything."""
+
+    def logits(tokens):
+        found = torch.zeros(*tokens.shape, 8, dtype=torch.float64)
+        found[..., 2] = 40.0
+        if int((tokens == 7).sum()) == 4:
+            found[:, 1:4, 2] = 1.0
+        return found
+
+    steps = list(decode(wrap(logits, mask_id=7, vocab_size=8), [1], P2(4, eta=0.0), gen_length=4))
+    assert len(steps) == 4 and not any(step.decision.remask.any() for step in steps)
+
+
 @given(case=cases(max_rows=1), steps=st.integers(1, 8), each=st.integers(1, 4))
 @settings(max_examples=15)
 def test_p2_that_trusts_what_it_wrote_is_top_k_unmasking(case: Case, steps: int, each: int) -> None:

@@ -9,8 +9,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import Tensor
 
-from dllm_sdk import ConfigError, combine, decode, generate, load_scheduler, wrap
+from dllm_sdk import ConfigError, Decision, View, combine, decode, generate, load_scheduler, wrap
 from dllm_sdk.testing import Case, cases, check_scheduler, run_case
 from dllm_strategies import (
     DCD,
@@ -115,6 +116,28 @@ def test_early_eos_fills_what_lies_behind() -> None:
     assert len(steps) == 1  # an EOS in the prompt ends nothing
     assert steps[0].tokens[0].tolist() == [6, 1, 3, 3, 6] + [6] * 7
     assert len(list(decode(ends_at(4), [[6, 1]], Threshold(12), gen_length=10, stop_at_eos=False))) == 8
+
+
+@pytest.mark.parametrize(
+    ("remask", "edit", "filled"),
+    [(None, None, [2, 3]), ([0], None, []), (None, [0], []), ([0], [1], [2, 3]), ([1], None, [2, 3])],
+)
+def test_an_end_that_is_taken_back_ends_nothing(remask, edit, filled: list[int]) -> None:
+    """EOS (6) and a 3 are committed, two masks follow; the inner strategy commits none of them."""
+
+    def at(places: list[int] | None) -> Tensor | None:
+        return None if places is None else torch.tensor([[place in places for place in range(4)]])
+
+    class Inner(Threshold):
+        def select(self, view, state):
+            tokens = torch.tensor([[3, 6, 3, 3]])  # what an edit writes
+            return Decision(commit=view.open & False, tokens=tokens, remask=at(remask), edit=at(edit)), state
+
+    open, row = torch.tensor([[False, False, True, True]]), torch.zeros(1, dtype=torch.int64)
+    tokens = torch.tensor([[6, 3, 7, 7]])
+    view = View(tokens, open, ~open, tokens, open.float(), row, row + 4, row, torch.zeros(1, 4, 8), tokens)
+    decision, _ = EarlyEOS(Inner(), (6,)).select(view, ((), torch.ones_like(open)))
+    assert decision.commit[0].nonzero()[:, 0].tolist() == filled
 
 
 def test_early_eos_writes_the_ids_it_is_given() -> None:
