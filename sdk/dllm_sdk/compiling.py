@@ -17,6 +17,7 @@ from copy import deepcopy
 from functools import partial
 from itertools import count
 from pathlib import Path
+from threading import RLock
 from types import FunctionType
 from typing import Any
 
@@ -34,6 +35,7 @@ Function = Callable[..., Any]
 
 _NUMBERS = count()
 _TORCH, _OURS = Path(torch.__file__).parent, Path(__file__).parent
+_TRITON = _TORCH.parent / "triton"
 _FRAME = re.compile(r'File "([^"]+)", line (\d+)')
 
 
@@ -43,6 +45,7 @@ class Compiler:
     def __init__(self, backend: str = "inductor") -> None:
         """backend: of torch.compile."""
         self.backend, self.seconds = backend, 0.0
+        self.lock = RLock()  # a compiled function may call another one
         self.made: dict[Hashable, Compiled] = {}
         self.obstacles: dict[Hashable, str] = {}  # what runs as it is written, and why
 
@@ -53,7 +56,17 @@ class Compiler:
         """
         if key in self.obstacles:
             return function(*tensors)
-        shaped, start = (key, _signature(tensors)), time.perf_counter()
+        shaped = (key, _signature(tensors))
+        if shaped in self.made and self.made[shaped].settled:
+            return self.made[shaped](function, *tensors)
+        with self.lock:  # the trials of another thread are not ours
+            return self._try(what, key, shaped, function, *tensors)
+
+    def _try(self, what: str, key: Hashable, shaped: Hashable, function: partial[Any], *tensors: Any) -> Any:
+        """One of the first calls, which compile and find what cannot be."""
+        if key in self.obstacles:
+            return function(*tensors)
+        start = time.perf_counter()
         fresh = shaped not in self.made
         if fresh:
             self.made[shaped] = Compiled(function, self.backend)
@@ -61,7 +74,7 @@ class Compiler:
             return self.made[shaped](function, *tensors)
         except Obstacle as obstacle:
             if str(obstacle) not in self.obstacles.values():  # a decision with a plan and one without share it
-                warnings.warn(f"{what} is not compiled but run as it is: {obstacle}", RuntimeWarning, stacklevel=2)
+                warnings.warn(f"{what} is not compiled but run as it is: {obstacle}", RuntimeWarning, stacklevel=3)
             self.obstacles[key] = str(obstacle)
             return function(*tensors)
         finally:
@@ -85,6 +98,11 @@ class Compiled:
         self.settings = _inductor if backend == "inductor" else lambda inputs: {}
         self.run = torch.compile(clone, fullgraph=True, dynamic=False, backend=self.compile)
 
+    @property
+    def settled(self) -> bool:
+        """Whether two calls have shown that it need not be compiled again."""
+        return self.calls > 1 and self.graphs == 1
+
     def compile(self, graph: Any, inputs: Any) -> Any:
         """The backend of torch.compile, counting what it is asked."""
         self.graphs += 1
@@ -93,9 +111,9 @@ class Compiled:
     def __call__(self, function: partial[Any], *tensors: Any) -> Any:
         """As `function(*tensors)`, which must be the function that was given, or one of equal configuration."""
         call = partial(self.run, function.func, *function.args, *tensors, **function.keywords)
-        self.calls += 1
-        if self.calls > 2 and self.graphs == 1:
+        if self.settled:
             return call()
+        self.calls += 1
         if self.calls == 1 and (line := host_read(function, *tensors)):
             raise Obstacle(line)
         try:
@@ -195,8 +213,8 @@ def _start(function: Any) -> tuple[str, int]:
 
 
 def _where(frames: list[tuple[str, int]]) -> str:
-    """The innermost line that is neither torch's nor ours; the innermost one of ours if there is none."""
-    inner = [frame for frame in frames if not _within(frame[0], _TORCH)]
+    """The innermost line that is neither torch's, Triton's nor ours; the innermost one of ours if there is none."""
+    inner = [frame for frame in frames if not (_within(frame[0], _TORCH) or _within(frame[0], _TRITON))]
     users = [frame for frame in inner if not _within(frame[0], _OURS)]
     for name, number in (users or inner or frames)[-1:]:
         return f"{name}:{number}: {linecache.getline(name, number).strip()}"

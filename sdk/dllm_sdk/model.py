@@ -7,7 +7,7 @@ predict the position of the lane itself (0, LLaDA) or the one after it (1, Dream
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence, Sized
 from copy import copy, deepcopy
 from dataclasses import field
 from itertools import chain
@@ -172,9 +172,23 @@ def wrap(
     return CallableModel(function, mask_id, vocab_size, eos_ids, shift, max_length, torch.device(device), tokenizer)
 
 
+_found: WeakIdKeyDictionary = WeakIdKeyDictionary()  # tokenizer -> what was looked for in it -> ids
+
+
 def tokens_containing(tokenizer: Tokenizer, text: str, vocab_size: int) -> tuple[int, ...]:
-    """All ids whose own text contains `text`: one newline id for LLaDA, a family of them for Dream."""
-    return tuple(i for i in range(vocab_size) if text in tokenizer.decode([i]))
+    """All ids whose own text contains `text`: one newline id for LLaDA, a family of them for Dream.
+
+    Looked up once per tokenizer, as long as its number of tokens stays: a large vocabulary takes a tenth of a second.
+    """
+    try:
+        known = _found.setdefault(tokenizer, {})  # type: ignore[no-untyped-call]
+    except TypeError:  # no weak reference to it can be had
+        known = {}
+    key = text, vocab_size, len(tokenizer) if isinstance(tokenizer, Sized) else None
+    if key not in known:
+        known[key] = tuple(i for i in range(vocab_size) if text in tokenizer.decode([i]))
+    ids: tuple[int, ...] = known[key]
+    return ids
 
 
 S = TypeVar("S", bound="Scheduler[Any]")

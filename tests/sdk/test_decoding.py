@@ -23,6 +23,7 @@ from dllm_sdk import (
     decode,
     generate,
     suppress,
+    tokens_containing,
     wrap,
 )
 from dllm_sdk.rules import first, top_k, uniform
@@ -429,3 +430,21 @@ def test_settled_never_goes_back_and_ends_at_the_end(case: Case) -> None:
     steps = decode(case.model.build(), [list(row.prompt)], ConfidenceAdaptive(), gen_length=row.gen_length)
     settled = [int(step.settled[0]) for step in steps]
     assert settled == sorted(settled) and settled[-1] == len(row.prompt) + row.gen_length
+
+
+def test_a_text_is_looked_for_once_as_long_as_the_tokenizer_stays_as_large() -> None:
+    class Counting:
+        size, asked = 4, 0
+
+        def __len__(self) -> int:
+            return self.size
+
+        def decode(self, ids) -> str:
+            self.asked += 1
+            return "ab\nc"[ids[0] % 4]
+
+    tokenizer = Counting()
+    assert [tokens_containing(tokenizer, text, 8) for text in "\nb\n"] == [(2, 6), (1, 5), (2, 6)]
+    assert tokenizer.asked == 16
+    tokenizer.size = 5
+    assert tokens_containing(tokenizer, "\n", 8) == (2, 6) and tokenizer.asked == 24

@@ -10,6 +10,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from threading import Barrier, Thread
 from typing import Any, NamedTuple
 
 import pytest
@@ -230,6 +231,22 @@ def test_two_calls_at_once_have_graphs_of_their_own(cache: Cache, capturing: Com
     decode(model, [1, 2], scheduler, **call)  # one that is never begun takes no place
     assert tokens(decode(model, [1, 2], scheduler, **call)) == alone[0]
     assert len(execution._fixed[model].graphs) == made
+
+
+def test_threads_that_compile_at_once_do_not_take_each_other_for_an_obstacle(compiler: Compiler) -> None:
+    model, scheduler, start = transformer(), Plain(), Barrier(2)
+    wanted, found = told(generate(model, [1, 2], scheduler, gen_length=8)), []
+
+    def run() -> None:
+        start.wait()
+        found.append(told(generate(model, [1, 2], scheduler, gen_length=8, backend="compile")))
+
+    threads = [Thread(target=run) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found == [wanted] * 2 and not compiler.obstacles
 
 
 def test_a_graph_keeps_its_scheduler_and_not_its_model(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -116,10 +116,13 @@ def test_first_alone_commits_the_first_position_alone() -> None:
     assert [step.decision.commit[0].nonzero()[:, 0].tolist() for step in steps] == [[1], [2, 3, 4], [5], [6, 7, 8]]
 
 
-@pytest.mark.parametrize("inner", [StreamingDLLM(8, 0.0, 0.0), Dilated(8)])
+@pytest.mark.parametrize("inner", [StreamingDLLM(8, 1.0, 1.0), Dilated(8)])
 def test_first_alone_keeps_every_block_of_what_counts_from_its_first_step(inner: Scheduler) -> None:
+    def half(tokens):  # every position is equally sure of its token
+        return torch.tensor([9.0, 9.0, *[0.0] * 6]).expand(*tokens.shape, 8)
+
     def commits(scheduler: Scheduler, masks: int) -> list[int]:
-        steps = decode(ToyModel(1, eos=False).build(), [1], scheduler, gen_length=masks)
+        steps = decode(wrap(half, mask_id=7, vocab_size=8), [1], scheduler, gen_length=masks)
         return [int(step.decision.commit.sum()) for step in steps]
 
     assert commits(FirstAlone(inner), 16) == 2 * [1, *commits(inner, 7)]
