@@ -1,4 +1,4 @@
-"""What gpu.sh runs: tests that need CUDA, `speed` for five shapes, `compare`; each a process of its own.
+"""What gpu.sh runs: tests that need CUDA, `speed` for six models, `compare`; each a process of its own.
 
     python docs/benchmarks/gpu.py metadata FOLDER       lets an uninstalled checkout find its own plug-ins
     python docs/benchmarks/gpu.py run --budget 480      the cells, the important first
@@ -28,6 +28,7 @@ import click
 ROOT = Path(__file__).parents[2]
 BENCH = ("-c", "from dllm_bench.cli import main; main()")
 NEEDED = ("torch", "numpy", "safetensors", "tokenizers", "einops", "click", "hypothesis", "typing_extensions")
+TRACEBACK = "--traceback"
 LAST_WORDS_S = 10  # for a cell that was interrupted to say what it has
 START_S = 15  # for importing torch, loading a model and warming up the device, out of a cell's share
 
@@ -97,26 +98,30 @@ def run(device: str, budget: float, small: bool, names: tuple[str, ...], output:
 def cells(device: str, *, small: bool) -> Iterator[Cell]:
     """What to run, the important first."""
     on_gpu = device.startswith("cuda")
-    tests = ("-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "gpu", str(ROOT / "tests" / "gpu"))
-    yield Cell("tests", 60, tests, needs="pytest")
+    tests = ("-m", "pytest", "-q", "-p", "no:cacheprovider", "-W", "default", "-m", "gpu", str(ROOT / "tests" / "gpu"))
+    yield Cell("tests", 100, tests, needs="pytest")
     sizes = ("--prompt-length", "16", "--gen-length", "32", "--rounds", "1") if small else ()
-    batches = ("1",) if small else ("1", "8", "64")
     backends = ("eager", "graph") if on_gpu else ("eager",)
     dtype = ("--dtype", "bfloat16") if on_gpu else ("--threads", "1")
-    several = [item for size in batches for item in ("--batch-size", size)]
-    several += [item for backend in backends for item in ("--backend", backend)]
+    common = ("--device", device, *dtype, *(item for backend in backends for item in ("--backend", backend)), *sizes)
 
-    def speed(name: str, model: str, share: float, needs: str = "") -> Cell:
-        model = f"{model.rpartition(':')[0]}:tiny" if small else model
-        given = ("speed", "--model", model, "--device", device, *dtype, "--rule", "forced", *several, *sizes)
-        return Cell(f"speed-{name}", share, (*BENCH, *given, "--format", "json"), budgeted=True, needs=needs)
+    def speed(name: str, model: str, share: float, batches: str, *others: str, needs: str = "") -> Cell:
+        model = f"{model.rpartition(':')[0]}:tiny" if small and ":" in model else model
+        several = [item for size in batches.split()[: 1 if small else None] for item in ("--batch-size", size)]
+        given = ("speed", "--model", model, *common, "--cache", "dual", *others, *several)
+        return Cell(f"speed-{name}", share, (*BENCH, *given, "--format", "json", TRACEBACK), budgeted=True, needs=needs)
 
-    for shape, share in (("3M", 70), ("LLaDA-8B", 120), ("100M", 60), ("30M", 50), ("1B", 60)):
-        yield speed(shape, f"random:{shape}", share)
+    forced, plain = ("--rule", "forced"), ("--cache", "none")
+    yield speed("3M", "random:3M", 70, "1 8 64", *plain, *forced)
+    yield speed("LLaDA-8B", "random:LLaDA-8B", 110, "1 8", *forced)
+    yield speed("tiny", "tiny", 40, "1 8")
+    yield speed("100M", "random:100M", 50, "1 8 64", *plain, *forced)
+    yield speed("30M", "random:30M", 40, "1 8", *forced)
+    yield speed("1B", "random:1B", 50, "1 8", *forced)
     limit = "5" if small else "500"
-    tiny = ("compare", "--limit", limit, "--batch-size", "64", "--device", device, "--backend", backends[-1])
-    yield Cell("compare-tiny", 60, (*BENCH, *tiny, "--format", "json"))
-    yield speed("int8-LLaDA-8B", "int8:random:LLaDA-8B", 120, needs="torchao")
+    tiny = ("compare", "--limit", limit, "--batch-size", "64", "--device", device, "--format", "json", TRACEBACK)
+    yield Cell("compare-tiny", 30, (*BENCH, *tiny))
+    yield speed("int8-LLaDA-8B", "int8:random:LLaDA-8B", 90, "1 8", *forced, needs="torchao")
 
 
 def results(left: list[Cell], end: float, log: TextIO) -> Iterator[dict[str, Any]]:

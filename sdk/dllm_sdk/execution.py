@@ -11,7 +11,7 @@ from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cached_property, partial
+from functools import cache, cached_property, partial
 from itertools import count
 from typing import Any, Literal, TypeAlias, get_args
 from weakref import WeakKeyDictionary
@@ -264,10 +264,16 @@ class _Fixed:
 _fixed: WeakKeyDictionary[Model, _Fixed] = WeakKeyDictionary()
 
 
+@cache
+def _other_stream(device: int) -> torch.cuda.Stream:
+    """The same one for all: each would keep memory of its own."""
+    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call, no-any-return]
+
+
 @contextmanager
 def _apart() -> Iterator[None]:
-    """On a stream of its own, as a function that is to be captured must be run before."""
-    stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+    """On another stream, as a function that is to be captured must be run before."""
+    stream = _other_stream(torch.cuda.current_device())
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
         yield

@@ -9,7 +9,7 @@ from dllm_bench.timing.counting import count
 from dllm_bench.timing.research import decode_research, threshold_rule
 from dllm_bench.timing.run import speed
 from dllm_bench.timing.work import random_prompts
-from dllm_sdk import Model, generate, load_cache, load_model, load_scheduler
+from dllm_sdk import Model, Sampler, execution, generate, load_cache, load_model, load_scheduler
 from dllm_sdk.elsewhere import fetch
 from dllm_sdk.execution import Backend
 from tests.sdk.test_elsewhere import FAIL, STAY, there
@@ -27,19 +27,13 @@ def model() -> Model:
     return load_model("tiny", device="cuda")
 
 
-def decoded(model: Model, spec: str, cache: str, backend: Backend) -> tuple[list[list[int]], list[int]]:
-    prompts = random_prompts(model, 3, 20, seed=0)
-    found = generate(
-        model, prompts, load_scheduler(spec), gen_length=48, cache=load_cache(cache), stop_at_eos=False, backend=backend
-    )
+def decoded(
+    model: Model, spec: str, cache: str, backend: Backend, sampler: Sampler | None = None
+) -> tuple[list[list[int]], list[int]]:
+    prompts, scheduler = random_prompts(model, 3, 20, seed=0), load_scheduler(spec)
+    options = {"cache": load_cache(cache), "sampler": sampler or Sampler(), "stop_at_eos": False, "backend": backend}
+    found = generate(model, prompts, scheduler, gen_length=48, **options)
     return [row.tolist() for row in found.tokens], found.nfe
-
-
-@pytest.mark.parametrize("backend", ["compile", "graph"])
-@pytest.mark.parametrize("cache", ["none", "prefix", "dual"])
-def test_every_backend_writes_the_same(model: Model, cache: str, backend: Backend) -> None:
-    for spec in ("threshold:block=16", "adablock:block=16,delimiters=[5, 6]", "fixed-block:block=16,steps=4"):
-        assert decoded(model, spec, cache, backend) == decoded(model, spec, cache, "eager")
 
 
 @pytest.mark.parametrize("cache", ["none", "prefix", "dual"])
@@ -105,3 +99,21 @@ def test_speed_measures_every_backend() -> None:
     for one in found.steps:
         assert one.kernels
         assert one.host_reads is not None and one.host_reads < 3  # the table that the loop reads between two steps
+
+
+# What compiles most comes last: its time may be up before.
+
+
+@pytest.mark.parametrize("cache", ["dual", "none", "prefix"])
+@pytest.mark.parametrize("backend", ["graph", "compile"])
+def test_every_backend_writes_the_same(model: Model, cache: str, backend: Backend) -> None:
+    for spec in ("threshold:block=16", "adablock:block=16,delimiters=[5, 6]", "fixed-block:block=16,steps=4"):
+        assert decoded(model, spec, cache, backend) == decoded(model, spec, cache, "eager")
+    assert not execution.compiler.obstacles
+
+
+def test_what_draws_random_numbers_is_captured(model: Model) -> None:
+    for spec, sampler in (("threshold:block=16", Sampler(0.7, top_p=0.9)), ("random-order", Sampler())):
+        wanted = decoded(model, spec, "none", "eager", sampler)
+        assert [decoded(model, spec, "none", "graph", sampler) for _ in range(3)] == [wanted] * 3
+    assert not execution.compiler.obstacles

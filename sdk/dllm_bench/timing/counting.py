@@ -66,7 +66,8 @@ def _count_profiled(action: Callable[[], object]) -> Counts:
     with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as found:
         action()
         torch.cuda.synchronize()
-    names = [event.name for event in found.events() if event.device_type.name == "CUDA"]
+    events = [event for event in found.events() if event.device_type.name == "CUDA"]
+    names = [event.name for event in events if not event.is_user_annotation]
     moves = sum(name.startswith(("Memcpy", "Memset")) for name in names)
     return Counts(len(names) - moves, sum("DtoH" in name for name in names))
 

@@ -20,7 +20,8 @@ from dllm_bench.timing.research import CACHES, PUBLIC_FIGURES, ResearchModel, qu
 from dllm_bench.timing.results import Speed
 from dllm_bench.timing.steps import rates, rounds, step_costs
 from dllm_bench.timing.work import Job, random_prompts
-from dllm_sdk import ConfigError, Model, load_scheduler
+from dllm_sdk import ConfigError, DllmError, Model, execution, load_scheduler
+from dllm_sdk.compiling import line_of
 from dllm_sdk.execution import Backend, check_backend
 
 THRESHOLD = 0.9
@@ -134,7 +135,8 @@ def speed(
     `budget` seconds, and each has an equal share of what is left; what was left out is in the notes. `threads`: of the
     CPU; None: as torch has it.
 
-    Raises ConfigError and RegistryError before anything is measured.
+    Raises ConfigError and RegistryError before anything is measured. An unforeseen error of a part is raised at the
+    end, when `report` has had what the others found.
     """
     if not isinstance(budget, int | float) or not budget > 0:
         raise ConfigError(f"budget must be a number of seconds above 0, got {budget!r}")
@@ -178,7 +180,7 @@ def _measure(setting: Setting, model: str, budget: float, report: Report) -> Spe
     about = machine(device) | {"model": model, "dtype": str(dtype).removeprefix("torch."), "budget_s": budget}
     about["parameters"] = sum(one.numel() for one in getattr(setting.model, "parameters", list)())
     found = Speed(measure_ceilings(device, dtype), (), (), (), about | settings, notes)
-    late = []
+    late, errors = [], []
     for part in parts:
         if deadline.over:
             late.append(part.name)
@@ -189,22 +191,34 @@ def _measure(setting: Setting, model: str, budget: float, report: Report) -> Spe
         except torch.OutOfMemoryError:
             torch.cuda.empty_cache()
             found = replace(found, notes=[*found.notes, f"{part.name}: left out, the device's memory is too small."])
+        except DllmError:
+            raise
+        except Exception as error:  # what a device, its compiler or its profiler can raise: the other parts go on
+            errors.append(error)
+            found = replace(found, notes=[*found.notes, f"{part.name}: failed, {_first_line(error)}, {line_of(error)}"])
     if late:
         left_out = f"Left out, the budget of {budget:g} s was used up: {'; '.join(late)}."
         found = replace(found, notes=[*found.notes, left_out])
+    as_written = sorted(set(execution.compiler.obstacles.values())) if {*setting.backends} - {"eager"} else []
+    found = replace(found, notes=[*found.notes, *(f"Not compiled, but run as it is: {why}." for why in as_written)])
     report(found, "")
+    if errors:
+        raise errors[0]
     return found
 
 
+def _first_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).splitlines()[:1])}"
+
+
 def _parts(setting: Setting) -> tuple[list[Part], list[str]]:
-    """What to measure, the important first, and what cannot be."""
-    parts, notes = [], []
+    """What to measure, the important first, and what cannot be: what shares compiled code stands together."""
+    parts, notes = [], [PUBLIC_FIGURES]
     try:
         ResearchModel(setting.model, 1)
-        parts = [Part(f"race, cache {cache}", _race(setting, cache)) for cache in setting.caches]
-        notes.append(PUBLIC_FIGURES)
+        racing = True
     except ConfigError as error:
-        notes.append(f"No race: {error}.")
+        racing, notes = False, [f"No race: {error}."]
     trained = setting.model.tokenizer is not None
     try:
         jobs = {size: setting.adaptive(size) for size in setting.batch_sizes if trained}
@@ -212,7 +226,10 @@ def _parts(setting: Setting) -> tuple[list[Part], list[str]]:
         jobs = {}
         notes.append(f"No adaptive rate: {error}.")
     for size in setting.batch_sizes:
-        parts += [Part(f"steps, cache {cache}, batch {size}", _steps(setting, cache, size)) for cache in setting.caches]
+        for cache in setting.caches:
+            if racing and size == setting.batch_sizes[0]:
+                parts.append(Part(f"race, cache {cache}", _race(setting, cache)))
+            parts.append(Part(f"steps, cache {cache}, batch {size}", _steps(setting, cache, size)))
         if size in jobs:
             parts.append(Part(f"adaptive, batch {size}", _adaptive(setting, jobs[size])))
     if not trained:

@@ -34,6 +34,10 @@ def rounds(
     for backend in backends:
         warm = [timed(job, backend, clock) for job in jobs]
         found[backend] = Rounds([], sum(run.found.preparation for run in warm))
+    if "graph" in backends:  # capturing gave the memory back that the others will ask for again
+        for backend in backends:
+            for job in jobs:
+                timed(job, backend, clock)
     for number in range(most):
         if number and enough():
             break

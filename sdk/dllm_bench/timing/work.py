@@ -174,6 +174,7 @@ class Hollow:
         self.mask_id, self.eos_ids, self.vocab_size = model.mask_id, model.eos_ids, model.vocab_size
         self.shift, self.block_causal, self.max_length = model.shift, model.block_causal, model.max_length
         self.device, self.tokenizer = model.device, None
+        self._dtype = getattr(model, "dtype", torch.float32)  # that of its logits: the decision is that of its code
         self._hidden = torch.zeros(1, 1, 1, device=model.device)
         self._logits: dict[torch.Size, Tensor] = {}
 
@@ -185,7 +186,7 @@ class Hollow:
         """The same logits for the same shape, [B, W, V]."""
         shape = hidden.shape[:2]
         if shape not in self._logits:
-            self._logits[shape] = torch.randn(*shape, self.vocab_size, device=self.device)
+            self._logits[shape] = torch.randn(*shape, self.vocab_size, device=self.device).to(self._dtype)
         return self._logits[shape]
 
     def new_store(self, rows: int, slots: int) -> HollowStore:
