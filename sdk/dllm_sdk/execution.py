@@ -267,7 +267,7 @@ _fixed: WeakKeyDictionary[Model, _Fixed] = WeakKeyDictionary()
 @cache
 def _other_stream(device: int) -> torch.cuda.Stream:
     """The same one for all: each would keep memory of its own."""
-    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call, no-any-return]
+    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
 
 @contextmanager

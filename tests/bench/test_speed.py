@@ -25,7 +25,8 @@ from dllm_bench.timing.work import random_prompts
 from dllm_reference_model.checkpoint import CheckpointError
 from dllm_reference_model.model import Config, Transformer
 from dllm_reference_model.shapes import SHAPES, random_weights
-from dllm_sdk import ConfigError, Model, generate, load_cache, load_model, load_scheduler
+from dllm_sdk import ConfigError, Model, execution, generate, load_cache, load_model, load_scheduler
+from dllm_sdk.compiling import Compiler
 from tests.bench.toys import HERE
 
 CPU = torch.device("cpu")
@@ -195,6 +196,31 @@ def test_the_budget_is_kept_and_what_is_left_out_is_named() -> None:
     assert "Left out, the budget of 0.001 s was used up: race, cache dual; " in found["notes"][-1]
 
 
+def test_a_part_that_fails_costs_the_others_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: object) -> None:
+        raise RuntimeError("CUDA error: operation not permitted\nmore of it")
+
+    monkeypatch.setattr("dllm_bench.timing.run.race", fails)
+    sizes = ("--prompt-length", "4", "--gen-length", "8", "--rounds", "1", "--batch-size", "1", "--budget", "1e6")
+    result = run("speed", "--model", "random:tiny", "--cache", "none", *sizes, "--format", "json")
+    assert result.exit_code == 1 and isinstance(result.exception, SystemExit)
+    found = json.loads(result.stdout)
+    assert found["races"] == [] and len(found["steps"]) == 1
+    (note,) = [note for note in found["notes"] if note.startswith("race, cache none: failed")]
+    assert "failed, RuntimeError: CUDA error: operation not permitted, " in note and "test_speed.py" in note
+    assert "CUDA error" in result.stderr and "Traceback" not in result.stderr
+
+
+def test_what_was_not_compiled_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = Compiler("eager")
+    made.obstacles["a decision"] = "mine.py:7: x.item() reads a tensor's value back to the host"
+    monkeypatch.setattr(execution, "compiler", made)
+    given = {"budget": 1e-9, "caches": ("none",), "batch_sizes": (1,)}
+    notes = [speed("random:tiny", backends=(one,), **given).notes for one in ("eager", "compile")]  # type: ignore[arg-type]
+    told = "Not compiled, but run as it is: mine.py:7: x.item() reads a tensor's value back to the host."
+    assert [told in one for one in notes] == [False, True]
+
+
 def test_a_model_that_is_not_the_references_is_measured_without_a_race() -> None:
     result = run(
         "speed",
@@ -282,11 +308,12 @@ def test_the_gpu_script_runs_end_to_end_on_a_cpu(tmp_path: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, env={"PATH": path}, check=False)
     assert done.returncode == 0, done.stdout + done.stderr + (tmp_path / "log.txt").read_text()
     cells = {cell["name"]: cell for cell in json.loads((tmp_path / "results.json").read_text())["cells"]}
-    shapes = [f"speed-{name}" for name in ("3M", "LLaDA-8B", "100M", "30M", "1B")]
+    shapes = [f"speed-{name}" for name in ("3M", "LLaDA-8B", "tiny", "100M", "30M", "1B")]
     assert list(cells) == ["tests", *shapes, "compare-tiny", "speed-int8-LLaDA-8B"]
     assert cells.pop("speed-int8-LLaDA-8B")["outcome"] in ("done", "left out, torchao is not installed")
     assert {cell["outcome"] for cell in cells.values()} == {"done"}
     assert Speed.from_dict(cells["speed-3M"]["found"]).races
+    assert {one.work for one in Speed.from_dict(cells["speed-tiny"]["found"]).rates} == {"forced", "adaptive"}
 
 
 @pytest.mark.slow

@@ -78,8 +78,6 @@ def command(ctx: click.Context, /, format: str, **given: Any) -> None:
             click.echo(options.as_text(so_far[0], format))
         click.echo("Interrupted; what was measured before is above." if so_far else "Interrupted.", err=True)
         ctx.exit(options.INTERRUPTED)
-    except DllmError:
-        raise
     except Exception:
         if so_far:
             click.echo(options.as_text(so_far[0], format))
