@@ -37,7 +37,7 @@ class Drafts(NamedTuple):
 class Sampler:
     """How a token is drawn from the logits of a position.
 
-    `temperature` 0 takes the likeliest token (ties: the lowest id); above 0 it draws by Gumbel noise, which is
+    `temperature` 0 takes the likeliest token (ties: the lowest id); from 1e-6 to 1e6 it draws by Gumbel noise, which is
     equivalent to sampling from softmax(logits / temperature) (LLaDA, arXiv:2502.09992). `top_p` keeps the smallest set
     of tokens that holds this share of the tempered probability. `confidence` is the draft's probability under the
     model's own distribution ("model", as LLaDA) or under the tempered and cut one ("tempered", as Dream).
