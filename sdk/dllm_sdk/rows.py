@@ -45,7 +45,7 @@ class Rows(NamedTuple):
 
 
 NOT_FINITE, EMPTY_BLOCK, NO_PROGRESS, NO_EOS = 1, 2, 3, 4
-MAX_IDLE = 32  # steps that a scheduler which revises may take without fewer masks, unless a caller says otherwise
+MAX_IDLE = 32  # steps within which a scheduler that revises must have fewer masks, unless a caller says otherwise
 _LATER = 2**62  # the order of a position that no block has taken yet
 
 
