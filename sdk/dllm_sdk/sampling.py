@@ -51,13 +51,11 @@ class Sampler:
 
     def __post_init__(self) -> None:
         """Check the fields."""
-        check_number(self, "temperature", 0.0, _HOTTEST)
+        check_number(self, "temperature", 0.0)
         check_number(self, "top_p", 0.0, 1.0)
-        if 0 < self.temperature < 1 / _HOTTEST:
-            raise ConfigError(
-                f"Sampler: temperature must be 0 or at least {1 / _HOTTEST:g}, got {self.temperature!r}: "
-                "0 takes the likeliest token"
-            )
+        if self.temperature and not 1 / _HOTTEST <= self.temperature <= _HOTTEST:
+            allowed = f"0, for the likeliest token, or from {1 / _HOTTEST:g} to {_HOTTEST:g}"
+            raise ConfigError(f"Sampler: temperature must be {allowed}, got {self.temperature!r}")
         if self.top_p == 0:
             raise ConfigError("Sampler: top_p must be above 0 (use temperature=0 for the likeliest token), got 0")
         if self.confidence not in ("model", "tempered"):
