@@ -32,6 +32,12 @@ class Canvas(NamedTuple):
     seed: Tensor  # int64 [B]
     real: Tensor  # bool [B]  False: the row only fills a place in the batch
 
+    @property
+    def has_holes(self) -> bool:
+        """Whether a given position lies behind one that is to be generated."""
+        own = torch.arange(self.open.shape[1], device=self.open.device) < self.length[:, None]
+        return bool(((self.open.cumsum(1) > 0) & ~self.open & own).any())
+
 
 class _Row(NamedTuple):
     tokens: Tensor

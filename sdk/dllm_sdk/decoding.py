@@ -108,6 +108,11 @@ def run(model: Model, canvas: Canvas, scheduler: Scheduler[Any], options: Option
     if not isinstance(scheduler, Scheduler):
         raise ConfigError(f"scheduler must be an instance of a Scheduler subclass, got {scheduler!r}")
     options.cache.check(model, scheduler.replan)
+    if not (options.cache.suffix or getattr(model, "reads_positions", True)) and canvas.has_holes:
+        raise ConfigError(
+            f"{options.cache} hides masks that lie before given tokens, and this model would take these to lie further "
+            "left: it reads no positions; take NoCache()"
+        )
     by = runner(options.backend, model)
     passes = 2 if options.guidance else 1
     numbers = (model.vocab_size, model.mask_id, tuple(model.eos_ids), model.shift)

@@ -47,7 +47,8 @@ class Model(Protocol):
     A model whose forward pass can be compiled also has `code`, a hashable that is equal for models of its class that
     run the same code; without it the forward pass runs as it is written, whatever the backend. One that can leave out
     what nobody reads also has `forward_at(tokens, positions, store, key_mask, lanes)`: as `forward`, but hidden states
-    [B, W, D] of the fed lanes int64 [B, W] alone.
+    [B, W, D] of the fed lanes int64 [B, W] alone. One that takes lane i for position i, whatever it is told, says
+    `reads_positions = False`.
     """
 
     @property
@@ -110,6 +111,7 @@ class CallableModel:
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     tokenizer: Any = None
     block_causal: bool = field(default=False, init=False)
+    reads_positions: bool = field(default=False, init=False)
 
     def forward(self, tokens: Tensor, positions: Tensor, store: Any, key_mask: Tensor | None) -> Tensor:
         """The function's logits. It sees no key mask: rows of equal length run together, others one after another."""
@@ -119,10 +121,6 @@ class CallableModel:
         for length in sorted(set(lengths)):
             group = torch.tensor([row for row in range(rows) if lengths[row] == length], device=tokens.device)
             given = tokens[group, :length]
-            if (positions[group, :length] != torch.arange(length, device=tokens.device)).any():
-                raise ModelError(
-                    "a wrapped callable knows no positions: nothing before given tokens can be hidden, take NoCache()"
-                )
             part = checked_logits("the wrapped callable", self.function(given), given, self.vocab_size)
             if logits is None:
                 logits = part.new_zeros(rows, width, self.vocab_size)

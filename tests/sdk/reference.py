@@ -18,7 +18,8 @@ def look(model: ToyModel, canvas: list[int]) -> tuple[list[int], list[float]]:
         row[model.vocabulary - 1] = -math.inf
         draft = row.index(max(row))
         drafts.append(draft)
-        confidences.append(math.exp(row[draft]) / sum(math.exp(x) for x in row))
+        scores = torch.tensor(row)  # float32, where several that are nearly certain are equally so
+        confidences.append(float((scores[draft] - scores.logsumexp(0)).exp()))
     return drafts, confidences
 
 

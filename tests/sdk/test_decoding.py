@@ -391,9 +391,11 @@ def test_a_callable_is_shown_no_gap() -> None:
     """Given tokens behind a hidden part would slide to the left."""
     model, open = ToyModel().build(), [False, True, True, True, True, False]
     call = {"prompt": [1, 0, 0, 0, 0, 2], "scheduler": FixedBlock(2), "gen_length": 0, "open": open}
-    with pytest.raises(ModelError, match="knows no positions"):
+    with pytest.raises(ConfigError, match="it reads no positions; take NoCache"):
         generate(model, **call, cache=NoCache(suffix=False))
     assert generate(model, **call).tokens[0].tolist()[-1] == 2
+    rows = {"prompt": [[1], [2, 0]], "scheduler": FixedBlock(2), "gen_length": [6, 3]}  # without a hole it may hide
+    assert generate(model, **rows, cache=NoCache(suffix=False), open=[[False], [False, True]]).nfe
 
 
 def test_a_canvas_longer_than_the_context_is_refused() -> None:

@@ -59,6 +59,7 @@ class HFModel:
     max_length: int | None
     tokenizer: HFTokenizer | None = field(repr=False)
     block_causal: bool = field(default=False, init=False)
+    reads_positions: bool = field(default=False, init=False)
 
     @property
     def device(self) -> torch.device:
