@@ -28,7 +28,6 @@ import click
 ROOT = Path(__file__).parents[2]
 BENCH = ("-c", "from dllm_bench.cli import main; main()")
 NEEDED = ("torch", "numpy", "safetensors", "tokenizers", "einops", "click", "hypothesis", "typing_extensions")
-TRACEBACK = "--traceback"
 LAST_WORDS_S = 10  # for a cell that was interrupted to say what it has
 START_S = 15  # for importing torch, loading a model and warming up the device, out of a cell's share
 
@@ -109,7 +108,9 @@ def cells(device: str, *, small: bool) -> Iterator[Cell]:
         model = f"{model.rpartition(':')[0]}:tiny" if small and ":" in model else model
         several = [item for size in batches.split()[: 1 if small else None] for item in ("--batch-size", size)]
         given = ("speed", "--model", model, *common, "--cache", "dual", *others, *several)
-        return Cell(f"speed-{name}", share, (*BENCH, *given, "--format", "json", TRACEBACK), budgeted=True, needs=needs)
+        return Cell(
+            f"speed-{name}", share, (*BENCH, *given, "--format", "json", "--traceback"), budgeted=True, needs=needs
+        )
 
     forced, plain = ("--rule", "forced"), ("--cache", "none")
     yield speed("3M", "random:3M", 70, "1 8 64", *plain, *forced)
@@ -119,7 +120,7 @@ def cells(device: str, *, small: bool) -> Iterator[Cell]:
     yield speed("30M", "random:30M", 40, "1 8", *forced)
     yield speed("1B", "random:1B", 50, "1 8", *forced)
     limit = "5" if small else "500"
-    tiny = ("compare", "--limit", limit, "--batch-size", "64", "--device", device, "--format", "json", TRACEBACK)
+    tiny = ("compare", "--limit", limit, "--batch-size", "64", "--device", device, "--format", "json", "--traceback")
     yield Cell("compare-tiny", 30, (*BENCH, *tiny))
     yield speed("int8-LLaDA-8B", "int8:random:LLaDA-8B", 90, "1 8", *forced, needs="torchao")
 

@@ -125,6 +125,11 @@ class Feed(NamedTuple):
         return Feed(self.tokens[index], self.feed[index], self.visible[index], order, self.window[index])
 
 
+def before(mask: Tensor) -> Tensor:
+    """The positions one to the left of those of a mask, bool [B, L]: a shifted model predicts these from there."""
+    return torch.cat([mask[:, 1:], torch.zeros_like(mask[:, :1])], dim=1)
+
+
 def lanes(mask: Tensor, width: int) -> Tensor:
     """The positions of a mask, ascending, L on padding: bool [B, L] -> int64 [B, width]."""
     positions = torch.arange(mask.shape[1], device=mask.device)

@@ -20,8 +20,6 @@ Prompt: TypeAlias = str | Sequence[int] | Tensor
 Prompts: TypeAlias = Prompt | Sequence[Prompt]
 OpenMask: TypeAlias = Sequence[bool] | Tensor
 
-_LAST_SEED = 2**63
-
 
 class Canvas(NamedTuple):
     """What decoding starts from."""
@@ -65,10 +63,11 @@ def build_canvas(
     opens = _opens(prompts, open, single=_is_single(prompt))
     if len(lengths) != len(prompts):
         raise ConfigError(f"gen_length has {len(lengths)} entries for {len(prompts)} prompts: give one, or one each")
-    if _whole("samples", samples) < 1:
+    samples, seed = _whole("samples", samples), _whole("seed", seed)
+    if samples < 1:
         raise ConfigError(f"samples must be >= 1, got {samples}")
-    if not 0 <= _whole("seed", seed) <= _LAST_SEED - samples:
-        raise ConfigError(f"seed must be a whole number >= 0, and seed + samples below 2**63, got {seed}")
+    if not 0 <= seed <= 2**63 - samples:
+        raise ConfigError(f"seed must be a whole number >= 0, and seed + samples at most 2**63, got {seed}")
     rows = [
         _row(model, ids, mask, gen_length=length, seed=seed + sample, name=f"prompt {i}")
         for i, (ids, mask, length) in enumerate(zip(prompts, opens, lengths, strict=True))

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from dllm_sdk.caching import Cache, NoCache, Positions, placed
+from dllm_sdk.caching import Cache, NoCache, Positions, before, placed
 from dllm_sdk.contract import Applied, allowed, check_pair, check_tensor, merge_state
 from dllm_sdk.rows import EMPTY_BLOCK, NO_EOS, NO_PROGRESS, NOT_FINITE, Rows, columns
 from dllm_sdk.rules import first, hash_with, one_of
@@ -76,7 +76,7 @@ class Decider:
         if not self.cache.suffix and self.scheduler.replan == "step":
             feed = feed | (visible & rows.masked)  # behind the block when it was refreshed, before its end now
         if self.shift:  # an open position is predicted from the one before it
-            feed = feed | torch.cat([window[:, 1:], torch.zeros_like(window[:, :1])], dim=1)
+            feed = feed | before(window)
         feed = torch.where(refresh[:, None], visible, feed)
         return rows._replace(window=window, feed=feed, visible=visible, refresh=refresh)
 

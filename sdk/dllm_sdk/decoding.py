@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, TypeAlias
 import torch
 from torch import Tensor
 
-from dllm_sdk.caching import Cache, Feed, NoCache, compute, lanes
+from dllm_sdk.caching import Cache, Feed, NoCache, before, compute, lanes
 from dllm_sdk.canvas import Canvas, OpenMask, Prompts, build_canvas, padded
 from dllm_sdk.contract import Applied, check_state, map_tensors
 from dllm_sdk.deciding import Decided, Decider
@@ -268,8 +268,7 @@ class _Loop:
         """The block that each position is computed in, int64 [B, L]: a query sees keys of its own and earlier ones."""
         current = rows.window
         if self.model.shift:  # what predicts one of the block, and is in none itself yet, sees as it does
-            lead = torch.cat([current[:, 1:], torch.zeros_like(current[:, :1])], dim=1)
-            current = current | (lead & (rows.order > rows.ordinal[:, None]))
+            current = current | (before(current) & (rows.order > rows.ordinal[:, None]))
         return torch.where(current, rows.ordinal[:, None], rows.order)
 
     def forward(self, work: Feed, width: int, store: Store | None, shape: Shape) -> Tensor:

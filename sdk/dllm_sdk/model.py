@@ -147,6 +147,15 @@ def checked_logits(who: str, found: object, tokens: Tensor, vocab_size: int) -> 
     return found
 
 
+def check_ids(mask_id: int, eos_ids: Sequence[int], vocab_size: int) -> None:
+    """Raise ConfigError unless they are tokens, and the mask none of those that end an answer."""
+    for token in (mask_id, *eos_ids):
+        if not 0 <= token < vocab_size:
+            raise ConfigError(f"mask_id and eos_ids must be token ids in 0..{vocab_size - 1}, got {token}")
+    if mask_id in eos_ids:
+        raise ConfigError(f"mask_id must not be one of eos_ids, got {mask_id}")
+
+
 def wrap(
     function: Callable[[Tensor], Tensor],
     *,
@@ -162,11 +171,7 @@ def wrap(
 
     Raises ConfigError where an id is out of range.
     """
-    for token in (mask_id, *eos_ids):
-        if not 0 <= token < vocab_size:
-            raise ConfigError(f"mask_id and eos_ids must be token ids in 0..{vocab_size - 1}, got {token}")
-    if mask_id in eos_ids:
-        raise ConfigError(f"mask_id must not be one of eos_ids, got {mask_id}")
+    check_ids(mask_id, eos_ids, vocab_size)
     return CallableModel(function, mask_id, vocab_size, eos_ids, shift, max_length, torch.device(device), tokenizer)
 
 

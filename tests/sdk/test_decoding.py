@@ -324,7 +324,7 @@ BAD_CALLS = [
     ({"samples": 1.5}, "samples must be a whole number, got 1.5"),
     ({"gen_length": True}, "gen_length must be a whole number, got True"),
     ({"gen_length": [4.0]}, "gen_length must be a whole number, got 4.0"),
-    ({"seed": 2**63 - 1, "samples": 2}, r"seed \+ samples below 2\*\*63"),
+    ({"seed": 2**63 - 1, "samples": 2}, r"seed \+ samples at most 2\*\*63"),
     ({"seed": 0.5}, "seed must be a whole number, got 0.5"),
     ({"cache": "dual"}, "cache must be a Cache, such as DualCache"),
     ({"prompt": torch.tensor(1)}, "flat list of token ids"),

@@ -22,7 +22,7 @@ from torch import Tensor
 from dllm_sdk.decoding import Step
 from dllm_sdk.errors import ConfigError
 from dllm_sdk.generation import generate
-from dllm_sdk.model import checked_logits
+from dllm_sdk.model import check_ids, checked_logits
 from dllm_sdk.sampling import Sampler
 from dllm_sdk.scheduler import Scheduler
 
@@ -114,11 +114,7 @@ def wrap_hf(
         getattr(config, "eos_token_id", None),
         getattr(tokenizer, "eos_token_id", None),
     )
-    for token in (*masks, *ends):
-        if not 0 <= token < vocab_size:
-            raise ConfigError(f"mask_id and eos_ids must be token ids in 0..{vocab_size - 1}, got {token}")
-    if masks[0] in ends:
-        raise ConfigError(f"mask_id must not be one of eos_ids, got {masks[0]}")
+    check_ids(masks[0], ends, vocab_size)
     if shift not in (0, 1):
         raise ConfigError(f"shift must be 0 or 1, got {shift!r}")
     limits = (getattr(config, "max_position_embeddings", None), getattr(tokenizer, "model_max_length", None))
