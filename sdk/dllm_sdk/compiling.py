@@ -56,7 +56,7 @@ class Compiler:
         """
         if key in self.obstacles:
             return function(*tensors)
-        shaped = (key, _signature(tensors))
+        shaped = (key, signature(tensors))
         if shaped in self.made and self.made[shaped].settled:
             return self.made[shaped](function, *tensors)
         with self.lock:  # the trials of another thread are not ours
@@ -225,8 +225,8 @@ def _within(name: str, folder: Path) -> bool:
     return Path(name).is_relative_to(folder)
 
 
-def _signature(tree: Any) -> Hashable:
-    """What compiled code is made for: shapes, types and devices of the tensors, and which of them are absent."""
+def signature(tree: Any) -> Hashable:
+    """What code is made for: shapes, types and devices of the tensors, which are absent, and the kinds of tuples."""
     if isinstance(tree, Tensor):
         return tree.shape, tree.dtype, tree.device
-    return tuple(map(_signature, tree)) if isinstance(tree, tuple) else tree is None
+    return (type(tree), *map(signature, tree)) if isinstance(tree, tuple) else tree is None

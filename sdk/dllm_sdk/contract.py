@@ -50,7 +50,7 @@ def merge_state(scheduler: Scheduler[Any], name: str, old: Any, new: Any, who: T
             raise SchedulerError(f"{scheduler!r}: {name} must be a tuple of {len(old)}, as init made it, got {new!r}")
         pairs = zip(old, new, strict=True)
         parts = [merge_state(scheduler, f"{name}[{i}]", a, b, who) for i, (a, b) in enumerate(pairs)]
-        return _alike(old, parts)
+        return alike(old, parts)
     check_tensor(scheduler, name, new, old)
     merged = new if who is None else torch.where(who.view(-1, *[1] * (old.dim() - 1)), new, old)
     # Compiled code is made for strides too, and `contiguous` leaves those of a single row as they are.
@@ -63,10 +63,10 @@ def map_tensors(function: Callable[[Tensor], Tensor], tree: Any) -> Any:
         return function(tree)
     if not isinstance(tree, tuple):
         return tree
-    return _alike(tree, [map_tensors(function, part) for part in tree])
+    return alike(tree, [map_tensors(function, part) for part in tree])
 
 
-def _alike(tree: tuple[Any, ...], parts: list[Any]) -> Any:
+def alike(tree: tuple[Any, ...], parts: list[Any]) -> Any:
     """The parts as a tuple of the same kind: a named one keeps its names."""
     return type(tree)(*parts) if hasattr(tree, "_fields") else tuple(parts)
 

@@ -9,7 +9,7 @@ strategy and no architecture; a decision is made in `deciding`, a step is run by
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, NamedTuple, TypeAlias
@@ -51,6 +51,15 @@ class Step(NamedTuple):
     preparation: float  # seconds of this step that were spent on compiling or capturing it
 
 
+class Made(NamedTuple):
+    """A step that was made, and what the host knows of it: its tensors are copied for who asks, before the next one."""
+
+    told: Callable[[], Step]
+    ends: bool  # a row is done
+    refreshed: bool  # a row recomputed a cache
+    preparation: float  # as in `Step`
+
+
 def decode(
     model: Model,
     prompt: Prompts,
@@ -80,7 +89,7 @@ def decode(
     """
     canvas = build_canvas(model, prompt, gen_length=gen_length, open=open, samples=samples, seed=seed)
     options = Options(cache, sampler, stop_at_eos, max_idle, guidance, backend)
-    return run(model, canvas, scheduler, options)
+    return (made.told() for made in run(model, canvas, scheduler, options))
 
 
 @dataclass(frozen=True)
@@ -103,8 +112,8 @@ class Options:
         check_number(self, "guidance", 0)
 
 
-def run(model: Model, canvas: Canvas, scheduler: Scheduler[Any], options: Options) -> Iterator[Step]:
-    """`decode` for a canvas that is already built."""
+def run(model: Model, canvas: Canvas, scheduler: Scheduler[Any], options: Options) -> Iterator[Made]:
+    """`decode` for a canvas that is already built, without a copy of what nobody looks at."""
     if not isinstance(scheduler, Scheduler):
         raise ConfigError(f"scheduler must be an instance of a Scheduler subclass, got {scheduler!r}")
     options.cache.check(model, scheduler.replan)
@@ -159,7 +168,7 @@ class _Loop:
     horizons: dict[int, int] = field(default_factory=dict)  # gen_length -> horizon, asked once each
 
     @torch.inference_mode()
-    def run(self, canvas: Canvas) -> Iterator[Step]:
+    def run(self, canvas: Canvas) -> Iterator[Made]:
         """The steps, until every row is done."""
         width = self.runner.lanes(canvas.tokens.shape[1])
         rows = self.start(padded(canvas, self.runner.rows(len(canvas.tokens)), width))
@@ -169,7 +178,7 @@ class _Loop:
         finally:
             self.runner.give_back()
 
-    def steps(self, rows: Rows, stores: list[Store]) -> Iterator[Step]:
+    def steps(self, rows: Rows, stores: list[Store]) -> Iterator[Made]:
         """As `run`, with its rows and stores made."""
         table = self.read(columns(rows))
         alive = [i for i, row in enumerate(table) if not row.done]
@@ -182,10 +191,13 @@ class _Loop:
             look = partial(_Loop.look, self, stores=stores, shape=shape)
             decide = partial(Decider.decide, self.decider, planning=shape.planning)
             keys = (("look", self.key, shape), ("decide", self.key, shape.planning))
+            refreshed = self.stored and any(table[i].refresh for i in alive)
             decided = self.runner.step(keys, look, decide, rows)
             rows, table = decided.rows, self.read(decided.columns)
-            yield self.told(decided, alive, table, shape)
-            alive = [i for i in alive if not table[i].done]
+            left, spent = [i for i in alive if not table[i].done], self.runner.spent()
+            told = partial(self.told, decided, alive, table, shape, spent)
+            yield Made(told, len(left) < len(alive), refreshed, spent)
+            alive = left
             if 0 < self.runner.rows(len(alive)) < len(table):
                 rows, table, stores = self.smaller(alive, rows, table, stores)
                 alive = [i for i, row in enumerate(table) if not row.done]
@@ -276,7 +288,8 @@ class _Loop:
         one: Tensor = self.runner.forward(partial(compute, width=width, all_visible=shape.unmasked), work, store)
         return one
 
-    def told(self, decided: Decided, alive: list[int], table: list[Table], shape: Shape) -> Step:
+    @torch.inference_mode()
+    def told(self, decided: Decided, alive: list[int], table: list[Table], shape: Shape, preparation: float) -> Step:
         """The step as the caller sees it: of the rows that were in it, and in tensors that stay as they are."""
         rows, passes = decided.rows, self.decider.passes
         counts = (rows.nfe, rows.refreshes, rows.fed, rows.nfe * (passes - 1))
@@ -287,7 +300,7 @@ class _Loop:
             parts = map_tensors(lambda tensor: tensor[index], parts)
         ends = tuple(place for place, i in enumerate(alive) if table[i].done)
         computed = (len(table) * shape.feed + shape.fresh * shape.fresh_feed) * passes
-        return Step._make((*parts, ends, computed, self.runner.spent()))
+        return Step._make((*parts, ends, computed, preparation))
 
     def smaller(self, alive: list[int], rows: Rows, table: list[Table], stores: list[Store]) -> _Batch:
         """The batch without rows that are done: they cost nothing more. Some may stay, to fill its places."""

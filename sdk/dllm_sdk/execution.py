@@ -13,14 +13,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache, cached_property, partial
 from itertools import count
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Any, Literal, NamedTuple, TypeAlias, get_args
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
 
-from dllm_sdk.compiling import Compiler
-from dllm_sdk.contract import map_tensors, tensors_of
+from dllm_sdk.compiling import Compiler, signature
+from dllm_sdk.contract import alike, map_tensors, tensors_of
 from dllm_sdk.errors import ConfigError
 from dllm_sdk.model import Model, Store
 
@@ -158,6 +158,7 @@ class Capturing(Compiling):
             _fixed[model] = _Fixed(weights)
         self.fixed = _fixed[model]
         self.borrowed: list[tuple[tuple[int, int], Store]] = []
+        self.home: Home | None = None
         self.capturing = 0.0
 
     @cached_property
@@ -181,11 +182,11 @@ class Capturing(Compiling):
         small.put(torch.arange(len(index), device=index.device), store.keep(index))
         return small
 
-    def call(self, key: Hashable, function: partial[Any], *tensors: Any) -> Any:
+    def call(self, key: Hashable, function: partial[Any], rows: Any) -> Any:
         """Captured, unless it cannot be."""
         if key in compiler.obstacles:
-            return function(*tensors)
-        return self.captured(key, partial(_compiled, key, function), *tensors)
+            return function(rows)
+        return self.captured(key, partial(_compiled, key, function), rows)
 
     def step(self, keys: tuple[Hashable, Hashable], look: partial[Any], decide: partial[Any], rows: Any) -> Any:
         """One graph; where the decision cannot be captured, a graph of the forward pass."""
@@ -194,18 +195,22 @@ class Capturing(Compiling):
             return decide(rows, *self.captured(look_key, look, rows))
         return self.captured((*keys, look_key), partial(super().step, keys, look, decide), rows)
 
-    def captured(self, key: Hashable, function: partial[Any], *tensors: Any) -> Any:
+    def captured(self, key: Hashable, function: partial[Any], rows: Any) -> Any:
         """The first run compiles, and finds what cannot be; the second one captures."""
-        shaped = (key, self.place, tuple(tensor.shape for tensor in tensors_of(tensors)))
-        if shaped not in self.fixed.graphs:
-            self.fixed.graphs[shaped] = None
-            return function(*tensors)
-        graph = self.fixed.graphs[shaped]
+        home = self.home if self.home and rows is self.home.rows else None
+        kind = home.kind if home else (self.place, signature(rows))
+        known = (key, kind)
+        if known not in self.fixed.graphs:
+            self.fixed.graphs[known] = None
+            return function(rows)
+        self.home = home or self.fixed.homes.setdefault(kind, Home(kind, map_tensors(torch.empty_like, rows)))
+        graph = self.fixed.graphs[known]
+        _copy(self.home.rows, rows)
         if graph is None:
             start = time.perf_counter()
-            graph = self.fixed.graphs[shaped] = Captured(function, tensors, self.fixed.pool, key)
+            graph = self.fixed.graphs[known] = Captured(function, self.home.rows, self.fixed.pool, key)
             self.capturing += time.perf_counter() - start
-        return graph(*tensors)
+        return graph()
 
     def own(self, tree: Any) -> Any:
         """Copies: a graph writes its results where it wrote them before."""
@@ -226,26 +231,33 @@ class Capturing(Compiling):
         self.fixed.places.discard(self.place)
 
 
+class Home(NamedTuple):
+    """Where the graphs of one call find the rows in work, and leave them for the next graph."""
+
+    kind: Hashable  # the place of the call, and what the tensors are like
+    rows: Any
+
+
 class Captured:
-    """A function whose tensors stay where they are: it is recorded once, and replayed on what is copied there."""
+    """A function of the rows at home: it is recorded once, and replayed on what lies there then."""
 
-    def __init__(self, function: Callable[..., Any], tensors: Any, pool: list[Any], key: Hashable) -> None:
-        """function: run before, of tensors like these; pool: the memory of all graphs, or empty before the first.
+    def __init__(self, function: Callable[[Any], Any], rows: Any, pool: list[Any], key: Hashable) -> None:
+        """function: run before, of rows like these, which are those at home; pool: the memory of all graphs.
 
-        key: what it is known by. It holds whatever tensors the code reads besides those given and those of the model.
+        key: what it is known by. It holds whatever tensors the code reads besides the rows and those of the model.
         """
         self.key = key  # kept, since these are read where they were recorded; the function would keep the model, too
-        self.inputs = map_tensors(torch.clone, tensors)
         with _apart():
             for _ in range(2):
-                found = function(*self.inputs)
+                found = function(rows)
         # Outside of the pool, whose memory the next graph uses again.
-        self.outputs = map_tensors(torch.empty_like, found)
-        self.replay = _record(lambda: _copy(self.outputs, function(*self.inputs)), pool)
+        self.outputs = alike(
+            found, [rows if isinstance(one, type(rows)) else map_tensors(torch.empty_like, one) for one in found]
+        )
+        self.replay = _record(lambda: _copy(self.outputs, _whole(self.outputs, function(rows))), pool)
 
-    def __call__(self, *tensors: Any) -> Any:
+    def __call__(self) -> Any:
         """The outputs, which the next call overwrites."""
-        _copy(self.inputs, tensors)
         self.replay()
         return self.outputs
 
@@ -257,6 +269,7 @@ class _Fixed:
     weights: tuple[int, ...]
     pool: list[Any] = field(default_factory=list)
     stores: dict[tuple[int, ...], list[Store]] = field(default_factory=lambda: defaultdict(list))
+    homes: dict[Hashable, Home] = field(default_factory=dict)
     places: set[int] = field(default_factory=set)  # of calls that run now
     graphs: dict[Hashable, Captured | None] = field(default_factory=dict)
 
@@ -289,11 +302,21 @@ def _record(run: Callable[[], None], pool: list[Any]) -> Callable[[], None]:
     return graph.replay
 
 
+def _whole(targets: Any, sources: Any) -> list[Tensor]:
+    """The sources; copies of those that lie where another one is going to be written."""
+    pairs = list(zip(tensors_of(targets), tensors_of(sources), strict=True))
+    memory = {target.untyped_storage().data_ptr() for target, _ in pairs}
+    return [
+        source.clone() if source is not target and source.untyped_storage().data_ptr() in memory else source
+        for target, source in pairs
+    ]
+
+
 def _copy(targets: Any, sources: Any) -> None:
-    """Tensors into tensors, those of one type together: a few kernels for all of them."""
+    """Tensors into tensors, those of one type together: a few kernels for all of them. What is there already stays."""
     pairs: dict[torch.dtype, list[tuple[Tensor, Tensor]]] = defaultdict(list)
     for target, source in zip(tensors_of(targets), tensors_of(sources), strict=True):
-        if target.numel():
+        if target.numel() and target is not source:
             pairs[target.dtype].append((target, source))
-    for alike in pairs.values():
-        torch._foreach_copy_([target for target, _ in alike], [source for _, source in alike])
+    for same in pairs.values():
+        torch._foreach_copy_([target for target, _ in same], [source for _, source in same])

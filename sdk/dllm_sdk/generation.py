@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,8 +12,8 @@ from torch import Tensor
 
 from dllm_sdk import __version__
 from dllm_sdk.caching import Cache, NoCache
-from dllm_sdk.canvas import OpenMask, Prompts, build_canvas
-from dllm_sdk.decoding import Options, Step, run
+from dllm_sdk.canvas import Canvas, OpenMask, Prompts, build_canvas
+from dllm_sdk.decoding import Made, Options, Step, run
 from dllm_sdk.execution import Backend
 from dllm_sdk.model import Model
 from dllm_sdk.registry import describe
@@ -63,18 +63,39 @@ def generate(
     """
     start = time.perf_counter()
     canvas = build_canvas(model, prompt, gen_length=gen_length, open=open, samples=samples, seed=seed)
-    rows = len(canvas.length)
-    seconds, ends, counts = [0.0] * rows, [canvas.tokens[0]] * rows, [[0] * 4] * rows
     recorder = Recorder(canvas) if trace else None
     options = Options(cache, sampler, stop_at_eos, max_idle, guidance, backend)
-    preparation = 0.0
-    for step in run(model, canvas, scheduler, options):
-        preparation += step.preparation
+
+    def look(made: Made) -> None:
+        step = made.told()
         if recorder is not None:
             recorder.add(step)
         if on_step is not None:
             on_step(step)
-        if step.ends:  # the only steps after which there is something to read
+
+    steps = run(model, canvas, scheduler, options)
+    found = finish(model, canvas, handed(steps, look) if trace or on_step else steps, start)
+    if recorder is not None:
+        found.trace = recorder.traces(_about(model, scheduler, options), model.tokenizer)
+    return found
+
+
+def handed(steps: Iterable[Made], look: Callable[[Made], None]) -> Iterator[Made]:
+    """The steps, each handed to `look` on its way."""
+    for made in steps:
+        look(made)
+        yield made
+
+
+def finish(model: Model, canvas: Canvas, steps: Iterable[Made], start: float) -> Generation:
+    """The steps of a canvas, made to the end. `start`: when `generate` was called, by time.perf_counter."""
+    rows = len(canvas.length)
+    seconds, ends, counts = [0.0] * rows, [canvas.tokens[0]] * rows, [[0] * 4] * rows
+    preparation = 0.0
+    for made in steps:
+        preparation += made.preparation
+        if made.ends:  # the only steps after which there is something to read
+            step = made.told()
             columns = (step.rows, step.nfe, step.refreshes, step.fed, step.extra)
             table = torch.stack(columns, dim=1).tolist()
             for i in step.ends:
@@ -85,9 +106,8 @@ def generate(
     tokens = [end[:length].cpu() for end, length in zip(ends, lengths, strict=True)]
     read = [_read(model, row, opens[i, : lengths[i]]) for i, row in enumerate(tokens)]
     nfe, refreshes, fed, extra = (list(column) for column in zip(*counts, strict=True))
-    traces = None if recorder is None else recorder.traces(_about(model, scheduler, options), model.tokenizer)
     texts, generated = [text for text, _ in read], [n for _, n in read]
-    return Generation(tokens, texts, generated, nfe, refreshes, fed, extra, seconds, preparation, traces)
+    return Generation(tokens, texts, generated, nfe, refreshes, fed, extra, seconds, preparation)
 
 
 def _about(model: Model, scheduler: Scheduler[Any], options: Options) -> dict[str, Any]:

@@ -74,7 +74,7 @@ def compiler(monkeypatch: pytest.MonkeyPatch) -> Compiler:
 def capturing(compiler: Compiler, monkeypatch: pytest.MonkeyPatch) -> Compiler:
     """Graphs without a GPU: what would be recorded is run again, on the same tensors in the same places."""
     monkeypatch.setattr(execution, "_apart", nullcontext)
-    monkeypatch.setattr(execution, "_record", lambda run, pool: run() or run)
+    monkeypatch.setattr(execution, "_record", lambda run, pool: run)
     monkeypatch.setattr(execution, "check_runs", lambda backend, model: None)
     return compiler
 
@@ -118,12 +118,14 @@ def test_a_captured_step_stays_on_its_device(
     cache: Cache, block_causal: bool, capturing: Compiler, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def record(run: Callable[[], None], pool: list[Any]) -> Callable[[], None]:
-        with Uncrossed():
-            run()
-        recorded.append(run)
-        return run
+        def replay() -> None:
+            with Uncrossed():
+                run()
+            replayed.append(run)
 
-    recorded: list[Any] = []
+        return replay
+
+    replayed: list[Any] = []
     monkeypatch.setattr(execution, "_record", record)
     # What is compiled runs as it is written: elsewhere is no device that code can be made for.
     monkeypatch.setattr(Compiler, "__call__", lambda self, what, key, function, *tensors: function(*tensors))
@@ -132,7 +134,7 @@ def test_a_captured_step_stays_on_its_device(
     with elsewhere():
         model.to(ELSEWHERE)
         assert [told(answers(model, scheduler, cache, backend="graph")) for _ in range(3)] == [wanted] * 3
-    assert recorded
+    assert replayed
 
 
 CASES = [
@@ -215,6 +217,38 @@ def test_graphs_of_schedulers_that_differ_in_a_table_are_two(capturing: Compiler
     assert decoded(tables[0], backend="graph") == wanted[1]
 
 
+class Shifts(Plain):
+    """How many commit is said two steps before; what is said moves on from field to field."""
+
+    def init(self, tokens, open):
+        return torch.full_like(tokens[:, 0], 3), torch.ones_like(tokens[:, 0])
+
+    def select(self, view, state):
+        later, now = state
+        return Decision(top_k(view.open, view.confidence, now)), (now % 3 + 1, later)
+
+
+@pytest.mark.parametrize("cache", [NoCache(), DualCache()])
+def test_a_captured_state_may_move_from_field_to_field(cache: Cache, capturing: Compiler) -> None:
+    """Rows stay where the graphs find them: what becomes another field is not written over before it is read."""
+    model = transformer()
+    wanted = told(answers(model, Shifts(), cache))
+    assert [told(answers(model, Shifts(), cache, backend="graph")) for _ in range(3)] == [wanted] * 3
+
+
+def test_a_step_is_copied_for_those_who_look(capturing: Compiler, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, call = transformer(), {"gen_length": 6, "stop_at_eos": False, "backend": "graph"}
+    inner, copied = execution.Capturing.own, []
+    monkeypatch.setattr(execution.Capturing, "own", lambda self, tree: copied.append(1) or inner(self, tree))
+    seen: list[Any] = []
+    wanted = generate(model, [1, 2], Plain(), on_step=seen.append, **call)
+    assert len(seen) == wanted.nfe[0] < len(copied)
+    assert [one.nfe.item() for one in seen] == list(range(1, len(seen) + 1))
+    copied.clear()
+    assert told(generate(model, [1, 2], Plain(), **call)) == told(wanted)
+    assert len(copied) == 1  # the last one, with what is left of the row
+
+
 @pytest.mark.parametrize("cache", [NoCache(), DualCache()])
 def test_two_calls_at_once_have_graphs_of_their_own(cache: Cache, capturing: Compiler) -> None:
     """A graph writes its rows where it wrote them before, and between two steps they are a call's own."""
@@ -255,13 +289,13 @@ def test_a_graph_keeps_its_scheduler_and_not_its_model(monkeypatch: pytest.Monke
     monkeypatch.setattr(execution, "_apart", nullcontext)
     monkeypatch.setattr(execution, "_record", lambda run, pool: run() or (lambda: None))
     model, scheduler = transformer(), Tabled()
-    function = partial(lambda model, x: x + 1, model)
+    function = partial(lambda model, rows: (rows[0] + 1,), model)
     graph = execution.Captured(function, (torch.ones(3),), [], ("step", scheduler))
     alive = [weakref.ref(one) for one in (scheduler.threshold, model)]
     del function, model, scheduler
     gc.collect()
     assert [one() is None for one in alive] == [False, True]
-    assert graph(torch.ones(3)).tolist() == [2.0] * 3
+    assert graph()[0].tolist() == [2.0] * 3
 
 
 class Prints(Plain):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -12,8 +13,12 @@ from torch import Tensor
 
 from dllm_bench.timing.clocks import Clock, Took, between, clock_of
 from dllm_bench.timing.counting import Work, weigh
-from dllm_sdk import ConfigError, Generation, Model, Scheduler, Step, decode, generate, load_cache
+from dllm_sdk import ConfigError, Generation, Model, Sampler, Scheduler, load_cache
+from dllm_sdk.canvas import Canvas, build_canvas
+from dllm_sdk.decoding import Made, Options, run
 from dllm_sdk.execution import Backend
+from dllm_sdk.generation import finish, handed
+from dllm_sdk.rows import MAX_IDLE
 
 T = TypeVar("T")
 
@@ -29,21 +34,19 @@ class Job:
     cache: str
     stop_at_eos: bool = False
 
-    def run(self, backend: Backend, on_step: Callable[[Step], None] | None = None) -> Generation:
-        """Decode it to the end."""
-        return generate(self.model, self.prompts, self.scheduler, **self._options(backend), on_step=on_step)
+    def run(self, backend: Backend, look: Callable[[Made], None] = lambda made: None) -> Generation:
+        """Decode it to the end; `look` is handed every step, of which nothing is copied for it."""
+        start = time.perf_counter()
+        canvas = build_canvas(self.model, self.prompts, gen_length=self.gen_length)
+        return finish(self.model, canvas, handed(self._steps(canvas, backend), look), start)
 
-    def steps(self, backend: Backend) -> Iterator[Step]:
+    def steps(self, backend: Backend) -> Iterator[Made]:
         """Decode it step by step."""
-        return decode(self.model, self.prompts, self.scheduler, **self._options(backend))
+        return self._steps(build_canvas(self.model, self.prompts, gen_length=self.gen_length), backend)
 
-    def _options(self, backend: Backend) -> dict[str, Any]:
-        return {
-            "gen_length": self.gen_length,
-            "cache": load_cache(self.cache),
-            "stop_at_eos": self.stop_at_eos,
-            "backend": backend,
-        }
+    def _steps(self, canvas: Canvas, backend: Backend) -> Iterator[Made]:
+        options = Options(load_cache(self.cache), Sampler(), self.stop_at_eos, MAX_IDLE, 0.0, backend)
+        return run(self.model, canvas, self.scheduler, options)
 
 
 def random_prompts(model: Model, count: int, length: int, seed: int) -> list[list[int]]:
@@ -77,15 +80,15 @@ class Timed(NamedTuple):
 def timed(job: Job, backend: Backend, clock: Clock) -> Timed:
     """Decode with the clock read after every step."""
     start = clock()
-    times, steps = [start], _Refreshes()
+    times, refreshed = [start], list[bool]()
 
-    def on_step(step: Step) -> None:
-        steps.note(step)
+    def look(made: Made) -> None:
         times.append(clock())
+        refreshed.append(made.refreshed)
 
-    found = job.run(backend, on_step)
+    found = job.run(backend, look)
     laps = [between(*pair) for pair in pairwise(times)]
-    return Timed(found, steps.beside(laps), between(start, clock()))
+    return Timed(found, list(zip(refreshed, laps, strict=True)), between(start, clock()))
 
 
 def model_shares(job: Job) -> Laps[float]:
@@ -112,34 +115,20 @@ def _watched(
 ) -> Laps[list[T]]:
     """An eager run in which `watch` makes the calls of the model: what it says of those of each step."""
     seen: list[list[T]] = [[]]
-    steps = _Refreshes()
+    refreshed: list[bool] = []
 
     def call(action: Callable[[], Tensor]) -> Tensor:
         result, about = watch(action)
         seen[-1].append(about)
         return result
 
-    def on_step(step: Step) -> None:
-        steps.note(step)
+    def look(made: Made) -> None:
+        refreshed.append(made.refreshed)
         seen.append([])
         after()
 
-    replace(job, model=cast(Model, Watched(job.model, call))).run("eager", on_step)
-    return steps.beside(seen[:-1])
-
-
-class _Refreshes:
-    """Which steps refreshed, for batches whose rows do it together; read from the device at the end."""
-
-    def __init__(self) -> None:
-        self._counts: list[Tensor] = []
-
-    def note(self, step: Step) -> None:
-        self._counts.append(step.refreshes[:1])
-
-    def beside(self, values: Sequence[T]) -> Laps[T]:
-        counts = [0, *torch.cat(self._counts).tolist()]
-        return [(after > before, value) for (before, after), value in zip(pairwise(counts), values, strict=True)]
+    replace(job, model=cast(Model, Watched(job.model, call))).run("eager", look)
+    return list(zip(refreshed, seen[:-1], strict=True))
 
 
 class Watched:
