@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from dllm_sdk.caching import DualCache as DualCache
     from dllm_sdk.caching import NoCache as NoCache
     from dllm_sdk.caching import PrefixCache as PrefixCache
+    from dllm_sdk.combining import Wrapper as Wrapper
+    from dllm_sdk.combining import combine as combine
     from dllm_sdk.decoding import Step as Step
     from dllm_sdk.decoding import decode as decode
     from dllm_sdk.errors import ConfigError as ConfigError
@@ -37,22 +39,21 @@ if TYPE_CHECKING:
     from dllm_sdk.scheduler import Scheduler as Scheduler
     from dllm_sdk.scheduler import TokenIds as TokenIds
     from dllm_sdk.scheduler import View as View
-    from dllm_sdk.scheduler import Wrapper as Wrapper
     from dllm_sdk.scheduler import check_number as check_number
-    from dllm_sdk.scheduler import combine as combine
     from dllm_sdk.trace import Parting as Parting
     from dllm_sdk.trace import Trace as Trace
     from dllm_sdk.trace import TraceStep as TraceStep
 
 _HOMES = {
     "caching": ["BlockCache", "Cache", "DualCache", "NoCache", "PrefixCache"],
+    "combining": ["Wrapper", "combine"],
     "decoding": ["Step", "decode"],
     "errors": ["ConfigError", "DllmError", "ModelError", "RegistryError", "SchedulerError", "SchedulerStalled"],
     "generation": ["Generation", "generate"],
     "model": ["Model", "Tokenizer", "tokens_containing", "wrap"],
     "registry": ["load_cache", "load_model", "load_scheduler", "load_task"],
     "sampling": ["Sampler", "suppress"],
-    "scheduler": ["Decision", "EosIds", "Scheduler", "TokenIds", "View", "Wrapper", "check_number", "combine"],
+    "scheduler": ["Decision", "EosIds", "Scheduler", "TokenIds", "View", "check_number"],
     "trace": ["Parting", "Trace", "TraceStep"],
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}

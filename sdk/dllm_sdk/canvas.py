@@ -5,7 +5,8 @@ Rows start at column 0 and differ in length; the columns past a row's end are de
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Sized
+from numbers import Integral
 from operator import index
 from typing import NamedTuple, SupportsIndex, TypeAlias
 
@@ -57,6 +58,9 @@ def build_canvas(
     `open` marks prompt positions that are generated too (infilling; what stands there is ignored): bool, as long as
     the prompt; a list of them for a list of prompts. Sample i of a prompt has seed + i. Raises ConfigError.
     """
+    if not hasattr(model, "mask_id"):
+        got = repr(model) if isinstance(model, str) else type(model).__name__
+        raise ConfigError(f"model must be one that load_model, wrap or wrap_hf returns, or the like, got {got}")
     prompts = [_ids(model, p, f"prompt {i}") for i, p in enumerate(_as_list(prompt))]
     given = gen_length if isinstance(gen_length, Iterable) else [gen_length] * len(prompts)
     lengths = [_whole("gen_length", one) for one in given]
@@ -86,10 +90,12 @@ def _whole(name: str, value: object) -> int:
 def _is_single(prompt: Prompts) -> bool:
     if isinstance(prompt, Tensor):
         return prompt.dim() < 2
-    return isinstance(prompt, str) or (len(prompt) > 0 and isinstance(prompt[0], int))
+    return isinstance(prompt, str) or (len(prompt) > 0 and isinstance(prompt[0], Integral))
 
 
 def _as_list(prompt: Prompts) -> list[Prompt]:
+    if isinstance(prompt, Mapping) or not (isinstance(prompt, Sized) and hasattr(prompt, "__getitem__")):
+        raise ConfigError(f"prompt must be a text, token ids, or a list of either, got {type(prompt).__name__}")
     prompts = [prompt] if _is_single(prompt) else list(prompt)
     if not prompts:
         raise ConfigError("prompt is an empty list: give a text, token ids, or a list of either")
@@ -101,7 +107,10 @@ def _ids(model: Model, prompt: Prompt, name: str) -> Tensor:
         if model.tokenizer is None:
             raise ConfigError(f"{name} is a text, but the model has no tokenizer: give token ids")
         prompt = model.tokenizer.encode(prompt)
-    ids = torch.as_tensor(prompt)
+    try:
+        ids = torch.as_tensor(prompt)
+    except (TypeError, ValueError, RuntimeError):
+        ids = torch.zeros(0, 0)  # no flat list
     if ids.numel() == 0:
         ids = ids.long()
     if ids.dim() != 1 or ids.dtype not in (torch.int64, torch.int32):
@@ -115,6 +124,8 @@ def _ids(model: Model, prompt: Prompt, name: str) -> Tensor:
 def _opens(prompts: list[Tensor], open: OpenMask | Sequence[OpenMask] | None, *, single: bool) -> list[Tensor]:
     if open is None:
         return [torch.zeros(len(ids), dtype=torch.bool) for ids in prompts]
+    if not isinstance(open, Sized):
+        raise ConfigError(f"open must be bools, one per prompt token, or a list of such masks, got {open!r}")
     masks = [torch.as_tensor(mask).cpu() for mask in ([open] if single else open)]
     masks = [mask if mask.numel() else mask.bool() for mask in masks]
     if len(masks) != len(prompts):

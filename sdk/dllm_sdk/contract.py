@@ -28,7 +28,7 @@ def check_tensor(scheduler: Scheduler[Any], name: str, value: object, like: Tens
 
 def check_pair(scheduler: Scheduler[Any], name: str, value: object) -> None:
     """Raise SchedulerError unless a method returned (what, state)."""
-    if not isinstance(value, tuple) or len(value) != 2 or isinstance(value, Decision):
+    if not isinstance(value, tuple) or len(value) != 2:
         raise SchedulerError(f"{scheduler!r}: {name} must return a pair (result, state), got {type(value).__name__}")
 
 

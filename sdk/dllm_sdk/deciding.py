@@ -65,11 +65,13 @@ class Decider:
         looking = (rows.opening & (rows.horizon > 0))[:, None]
         window = block | ahead if self.scheduler.replan == "step" else torch.where(looking, ahead, block)
         current = rows.block | window
+        # The keys it may see: all of its row, or what was given and what lies up to the end of the block.
         positions = torch.arange(rows.tokens.shape[1], device=rows.tokens.device)
         visible = positions < rows.length[:, None]
         if not self.cache.suffix:
             up_to_block = current.flip(1).cumsum(1).flip(1) > 0
             visible = visible & (up_to_block | (rows.order == 0))
+        # What it computes: everything, or what the cache asks for and whose keys are not there yet.
         refresh = self.cache.refresh(rows.opening, rows.step) & ~rows.done
         finished = rows.order == (rows.ordinal - 1)[:, None]
         feed = self.cache.feed(Positions(visible, current, finished & visible, rows.step == 0))
@@ -160,7 +162,7 @@ class Decider:
         opening = who & rows.opening
         asked = who if scheduler.replan == "step" else opening
         planned = planned & open
-        kept = rows.block & ~rows.masked  # fed, and revisable, until the row opens anew
+        kept = rows.block & ~rows.masked  # what is committed is fed, and may be revised, until the row opens anew
         empty = asked & rows.masked.any(1) & ~planned.any(1)
         return rows._replace(
             block=torch.where(asked[:, None], planned | kept, rows.block),
@@ -187,17 +189,9 @@ class Decider:
             ended = _first_true(one_of(tokens, self.eos_ids) & rows.generated & ~masked) < settled
         left = masked.sum(1)
         done = rows.done | stop | ended | (closed & (left == 0))
-        lower = left < rows.low
-        idle = torch.where(lower, 0, rows.idle + 1)
-        stuck = ~(done | lower)
-        if self.scheduler.revises:
-            stuck = stuck & (idle >= self.max_idle)
-        trouble = torch.where(stuck, NO_PROGRESS, 0)
         if self.eos_ids:
             tokens = torch.where(masked & done[:, None], self.eos_ids[0], tokens)
-        else:
-            trouble = torch.where(done & (left > 0), NO_EOS, trouble)
-        rows = rows._replace(
+        rows = self.progress(rows, left, done)._replace(
             tokens=tokens,
             masked=masked & ~done[:, None],
             block=rows.block & kept,
@@ -205,12 +199,25 @@ class Decider:
             opening=closed,
             ordinal=rows.ordinal + closed,
             step=torch.where(closed, 0, rows.step + 1),
-            low=torch.minimum(rows.low, left),
-            idle=idle,
-            trouble=torch.where(rows.trouble > 0, rows.trouble, trouble),
             done=done,
         )
         return rows, torch.where(done, rows.length, settled)
+
+    def progress(self, rows: Rows, left: Tensor, done: Tensor) -> Rows:
+        """Whether the rows have fewer masks than ever, and their trouble if not. left int64 [B]; done bool [B]."""
+        lower = left < rows.low
+        idle = torch.where(lower, 0, rows.idle + 1)
+        stuck = ~(done | lower)
+        if self.scheduler.revises:
+            stuck = stuck & (idle >= self.max_idle)
+        trouble = torch.where(stuck, NO_PROGRESS, 0)
+        if not self.eos_ids:
+            trouble = torch.where(done & (left > 0), NO_EOS, trouble)
+        return rows._replace(
+            low=torch.minimum(rows.low, left),
+            idle=idle,
+            trouble=torch.where(rows.trouble > 0, rows.trouble, trouble),
+        )
 
 
 def _first_true(mask: Tensor) -> Tensor:

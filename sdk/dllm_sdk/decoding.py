@@ -26,7 +26,9 @@ from dllm_sdk.execution import Backend, Runner, check_backend, runner
 from dllm_sdk.model import Model, Store, bind, held_by, stamp
 from dllm_sdk.rows import MAX_IDLE, Rows, Table, columns, first_rows, read, take, trouble
 from dllm_sdk.sampling import Sampler
-from dllm_sdk.scheduler import Scheduler, View, check_number
+from dllm_sdk.scheduler import Scheduler, View, check_value
+
+_STRONGEST = 1e6  # more guidance would make logits infinite
 
 
 class Step(NamedTuple):
@@ -108,8 +110,10 @@ class Options:
         check_backend(self.backend)
         if not isinstance(self.cache, Cache):
             raise ConfigError(f"cache must be a Cache, such as DualCache() or load_cache('dual'), got {self.cache!r}")
-        check_number(self, "max_idle", 1, whole=True)
-        check_number(self, "guidance", 0)
+        if not isinstance(self.sampler, Sampler):
+            raise ConfigError(f"sampler must be a Sampler, such as Sampler(temperature=0.7), got {self.sampler!r}")
+        check_value("max_idle", self.max_idle, 1, whole=True)
+        check_value("guidance", self.guidance, 0, _STRONGEST)
 
 
 def run(model: Model, canvas: Canvas, scheduler: Scheduler[Any], options: Options) -> Iterator[Made]:
@@ -122,12 +126,20 @@ def run(model: Model, canvas: Canvas, scheduler: Scheduler[Any], options: Option
             f"{options.cache} hides masks that lie before given tokens, and this model would take these to lie further "
             "left: it reads no positions; take NoCache()"
         )
-    by = runner(options.backend, model)
-    passes = 2 if options.guidance else 1
-    numbers = (model.vocab_size, model.mask_id, tuple(model.eos_ids), model.shift)
-    of_run = (options.cache, options.stop_at_eos, options.max_idle, passes)
-    decider = Decider(bind(scheduler, model), options.sampler, *of_run, *numbers)
-    return _Loop(model, decider, options, by, _key(decider, options.backend)).run(canvas)
+    decider = Decider(
+        scheduler=bind(scheduler, model),
+        sampler=options.sampler,
+        cache=options.cache,
+        stop_at_eos=options.stop_at_eos,
+        max_idle=options.max_idle,
+        passes=2 if options.guidance else 1,
+        vocab_size=model.vocab_size,
+        mask_id=model.mask_id,
+        eos_ids=tuple(model.eos_ids),
+        shift=model.shift,
+    )
+    key = _key(decider, options.backend)
+    return _Loop(model, decider, options, runner(options.backend, model), key).run(canvas)
 
 
 def _key(decider: Decider, backend: Backend) -> Hashable:
@@ -184,6 +196,7 @@ class _Loop:
         alive = [i for i, row in enumerate(table) if not row.done]
         while alive:
             planning = self.decider.scheduler.replan == "step" or any(table[i].opening for i in alive)
+            # Functions and what is bound to them go apart: code that was made for one decider serves its equals.
             if planning and 0 in self.horizons.values():
                 rows, found = self.runner.call(("ahead", self.key), partial(Decider.ahead, self.decider), rows)
                 table = self.read(found)

@@ -11,7 +11,8 @@ from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence, Si
 from copy import copy, deepcopy
 from dataclasses import field
 from itertools import chain
-from typing import Any, Protocol, TypeAlias, TypeVar, get_type_hints
+from operator import index
+from typing import Any, Protocol, SupportsIndex, TypeAlias, TypeVar, get_type_hints
 
 import torch
 from torch import Tensor, nn
@@ -147,13 +148,17 @@ def checked_logits(who: str, found: object, tokens: Tensor, vocab_size: int) -> 
     return found
 
 
-def check_ids(mask_id: int, eos_ids: Sequence[int], vocab_size: int) -> None:
-    """Raise ConfigError unless they are tokens, and the mask none of those that end an answer."""
+def check_ids(mask_id: int, eos_ids: Sequence[int], vocab_size: int, shift: int) -> None:
+    """Raise ConfigError unless they are tokens, the mask none of those that end an answer, and `shift` is 0 or 1."""
+    if not isinstance(eos_ids, Sequence):
+        raise ConfigError(f"eos_ids must be a tuple of token ids, got {eos_ids!r}")
     for token in (mask_id, *eos_ids):
-        if not 0 <= token < vocab_size:
-            raise ConfigError(f"mask_id and eos_ids must be token ids in 0..{vocab_size - 1}, got {token}")
+        if not (isinstance(token, SupportsIndex) and 0 <= index(token) < vocab_size):
+            raise ConfigError(f"mask_id and eos_ids must be token ids in 0..{vocab_size - 1}, got {token!r}")
     if mask_id in eos_ids:
         raise ConfigError(f"mask_id must not be one of eos_ids, got {mask_id}")
+    if shift not in (0, 1):
+        raise ConfigError(f"shift must be 0 or 1, got {shift!r}")
 
 
 def wrap(
@@ -169,9 +174,9 @@ def wrap(
 ) -> CallableModel:
     """Make a model of any callable `tokens int64 [n, length] -> logits [n, length, V]`. It cannot use a cache.
 
-    Raises ConfigError where an id is out of range.
+    Raises ConfigError where an argument is out of its range.
     """
-    check_ids(mask_id, eos_ids, vocab_size)
+    check_ids(mask_id, eos_ids, vocab_size, shift)
     return CallableModel(function, mask_id, vocab_size, eos_ids, shift, max_length, torch.device(device), tokenizer)
 
 
@@ -210,10 +215,10 @@ def look_up(scheduler: S, model: Model) -> S:
     for name, value in fields.items():
         if isinstance(value, Scheduler):
             changes[name] = look_up(value, model)
-        elif hints.get(name) == TokenIds:
-            changes[name] = _resolve(f"{type(scheduler).__name__}.{name}", value, model)
-        elif hints.get(name) == EosIds and not value:
+        elif hints.get(name) == EosIds and value == ():
             changes[name] = model.eos_ids
+        elif hints.get(name) in (TokenIds, EosIds):
+            changes[name] = _resolve(f"{type(scheduler).__name__}.{name}", value, model)
     changed = any(new != getattr(scheduler, name) for name, new in changes.items())
     return dataclasses.replace(scheduler, **changes) if changed else scheduler  # type: ignore[type-var]
 
@@ -273,9 +278,11 @@ def _tensors(held: Held) -> Iterable[Tensor]:
     return [held] if isinstance(held, Tensor) else chain(held.parameters(), held.buffers())
 
 
-def _resolve(field: str, value: str | tuple[int | str, ...], model: Model) -> tuple[int, ...]:
+def _resolve(field: str, value: int | str | tuple[int | str, ...], model: Model) -> tuple[int, ...]:
     ids: list[int] = []
-    for item in (value,) if isinstance(value, str) else value:
+    for item in value if isinstance(value, tuple) else (value,):
+        if not isinstance(item, int | str) or item == "":
+            raise ConfigError(f"{field} must be token ids, or texts that tokens contain, got {value!r}")
         if isinstance(item, int):
             found: tuple[int, ...] = (item,)
         elif model.tokenizer is None:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import importlib.util
+import inspect
 import math
 import re
 import sys
@@ -67,7 +68,7 @@ def load_scheduler(spec: str) -> Scheduler[Any]:
 
     >>> load_scheduler("adablock:threshold=0.8,block=16")                                      # doctest: +SKIP
     """
-    from dllm_sdk.scheduler import combine
+    from dllm_sdk.combining import combine
 
     parts = split(spec, "+")
     if len(parts) > 2:
@@ -124,7 +125,16 @@ def load_model(name: str, *, device: str = "cpu", dtype: str | torch.dtype | Non
     if head in available("model"):
         model: Model = load("model", head)(path or None, device=device, dtype=kind)
         return model
-    model = load("model", name)(device=device, dtype=kind)
+    loader = load("model", name)
+    if not callable(loader):
+        raise RegistryError(f"model {name!r} is {loader!r}: give a function f(*, device, dtype) that returns a model")
+    try:
+        inspect.signature(loader).bind(device=device, dtype=kind)
+    except TypeError as error:
+        raise RegistryError(
+            f"model {name!r} must take device= and dtype=, which are passed by name: {error}"
+        ) from error
+    model = loader(device=device, dtype=kind)
     return model
 
 
@@ -167,15 +177,18 @@ def _load_path(kind: Kind, where: str, attribute: str) -> Any:
 def _load_file(path: Path) -> Any:
     if not path.is_file():
         raise FileNotFoundError(path)
-    spec = importlib.util.spec_from_file_location(path.stem, path)
+    name = path.stem.replace(".", "_")
+    while (found := importlib.util.find_spec(name)) and Path(found.origin or "").resolve() != path.resolve():
+        name += "_"  # another module's, which whoever imports it must still get
+    spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
         raise ImportError(f"cannot import {path}")
     module = importlib.util.module_from_spec(spec)
-    sys.modules[path.stem] = module  # dataclasses look their module up
+    sys.modules[name] = module  # dataclasses look their module up
     try:
         spec.loader.exec_module(module)
     except BaseException:
-        del sys.modules[path.stem]
+        del sys.modules[name]
         raise
     return module
 
@@ -205,10 +218,11 @@ def _value(what: str, text: str) -> Any:
 
 def split(text: str, separator: str) -> list[str]:
     """Split outside quotes and brackets; a `+` before a digit belongs to a number."""
-    parts, depth, quote = [""], 0, ""
+    parts, depth, quote, escaped = [""], 0, "", False
     for i, char in enumerate(text):
         if quote:
-            quote = "" if char == quote and text[i - 1] != "\\" else quote
+            quote = "" if char == quote and not escaped else quote
+            escaped = quote == '"' and char == "\\" and not escaped  # in single quotes TOML escapes nothing
         elif char in "\"'":
             quote = char
         elif char in "[{":

@@ -18,7 +18,9 @@ from dllm_sdk.rules import hash_with, one_of, to_unit
 from dllm_sdk.scheduler import check_number
 
 Processor: TypeAlias = Callable[[Tensor, Tensor, Tensor], Tensor]
-"""`f(logits [B, W, V], tokens [B, L], window [B, W]) -> logits`, stateless and row by row."""
+"""`f(logits [B, W, V], tokens [B, L], window [B, W]) -> logits`, stateless and row by row.
+
+What is compiled for one serves its equals: make it a function of a module, or a frozen dataclass with `__call__`."""
 
 _SAMPLER_STREAM = -1  # a strategy's streams start at 0
 _HOTTEST = 1e6  # logits divided by more, or by less than its inverse, would be no numbers of float32 any more
@@ -60,6 +62,8 @@ class Sampler:
             raise ConfigError("Sampler: top_p must be above 0 (use temperature=0 for the likeliest token), got 0")
         if self.confidence not in ("model", "tempered"):
             raise ConfigError(f"Sampler: confidence must be 'model' or 'tempered', got {self.confidence!r}")
+        if not (isinstance(self.processors, tuple) and all(map(callable, self.processors))):
+            raise ConfigError(f"Sampler: processors must be a tuple of functions, got {self.processors!r}")
 
     def __call__(self, logits: Tensor, key: Tensor, tokens: Tensor, window: Tensor, mask_id: int) -> Drafts:
         """Draft every lane. logits [B, W, V]; key int64 [B]; tokens int64 [B, L]; window int64 [B, W]."""
@@ -73,19 +77,29 @@ class Sampler:
         noisy = shaped + _gumbel(key, window, shaped.shape[-1]) if self.temperature > 0 else shaped
         best, draft = _first_max(noisy)
         basis = shaped if self.confidence == "tempered" else logits
+        # Without noise, temperature and cut the three are one tensor, and the best is found already.
         chosen = best if basis is noisy else basis.gather(-1, draft[..., None])[..., 0]
         # max + logsumexp instead of a softmax: no [B, W, V] tensor of probabilities is ever made
         confidence = (chosen - basis.logsumexp(-1)).exp()
         return Drafts(logits, draft, confidence)
 
 
+@dataclass(frozen=True)
+class Suppress:
+    """The processor that `suppress` makes."""
+
+    ids: tuple[int, ...]
+
+    def __call__(self, logits: Tensor, tokens: Tensor, window: Tensor) -> Tensor:
+        """The logits, those of the ids at minus infinity."""
+        return logits.masked_fill(one_of(torch.arange(logits.shape[-1], device=logits.device), self.ids), -torch.inf)
+
+
 def suppress(*ids: int) -> Processor:
-    """A processor that forbids tokens, for instance EOS (LLaDA's `logits_eos_inf`)."""
-
-    def process(logits: Tensor, tokens: Tensor, window: Tensor) -> Tensor:
-        return logits.masked_fill(one_of(torch.arange(logits.shape[-1], device=logits.device), ids), -torch.inf)
-
-    return process
+    """A processor that forbids tokens, for instance EOS (LLaDA's `logits_eos_inf`). Raises ConfigError."""
+    if not all(isinstance(one, int) for one in ids):
+        raise ConfigError(f"suppress takes token ids, as in suppress(2, 5), got {', '.join(map(repr, ids))}")
+    return Suppress(ids)
 
 
 def row_seed(seed: Tensor, tokens: Tensor, length: Tensor) -> Tensor:

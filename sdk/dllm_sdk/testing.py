@@ -17,13 +17,14 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
 
+from dllm_sdk.combining import Wrapper
 from dllm_sdk.compiling import line_of, obstacle
 from dllm_sdk.contract import map_tensors
 from dllm_sdk.decoding import decode
 from dllm_sdk.elsewhere import ELSEWHERE, DeviceError, Uncrossed, elsewhere, fetch, send
 from dllm_sdk.errors import ConfigError, DllmError, SchedulerError, SchedulerStalled
 from dllm_sdk.model import bind
-from dllm_sdk.scheduler import Decision, Scheduler, View, Wrapper
+from dllm_sdk.scheduler import Decision, Scheduler, View
 from dllm_sdk.toys import Case as Case
 from dllm_sdk.toys import Row as Row
 from dllm_sdk.toys import ToyModel as ToyModel

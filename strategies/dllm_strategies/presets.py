@@ -38,7 +38,7 @@ from dllm_strategies.sdar import SDAR
 from dllm_strategies.threshold import Threshold
 
 CacheName = Literal["none", "prefix", "dual"]
-_CACHES: dict[CacheName, Cache] = {"none": NoCache(), "prefix": PrefixCache(), "dual": DualCache()}
+_CACHES: dict[str, Cache] = {"none": NoCache(), "prefix": PrefixCache(), "dual": DualCache()}
 DREAM_DELIMITERS = (
     198, 271, 280, 319, 340, 382, 401, 532, 624, 630, 692, 698, 921, 1248, 1837, 1939, 2219, 2533, 3276, 3876, 4894,
     5267, 14750, 68327,
@@ -61,6 +61,17 @@ def _known(name: str, value: str, allowed: tuple[str, ...]) -> str:
     return value
 
 
+def _cache(name: str) -> Cache:
+    return _CACHES[_known("cache", name, tuple(_CACHES))]
+
+
+def _per_block(steps: int, block_length: int, gen_length: int) -> int:
+    """The steps of each block, where `steps` are those of the whole answer."""
+    if steps * block_length < gen_length:
+        raise ConfigError(f"steps must be at least one for each block of {block_length} in {gen_length}, got {steps}")
+    return steps * block_length // gen_length
+
+
 def _preset(
     scheduler: Scheduler[Any],
     cache: Cache = NoCache(),  # noqa: B008  frozen
@@ -78,20 +89,20 @@ def llada(
     temperature: float = 0.0,
     cfg_scale: float = 0.0,
     remasking: Literal["low_confidence", "random"] = "low_confidence",
-    no_eos: TokenIds = (),
+    no_eos: tuple[int, ...] = (),
     eos_last: TokenIds = (),
 ) -> Preset:
     """LLaDA's `generate` (ML-GSAI/LLaDA): `steps` over the whole answer.
 
     `no_eos`: its `logits_eos_inf`, with the EOS id; `eos_last`: its `confidence_eos_eot_inf`, with the EOS and EoT ids.
     """
-    steps_per_block = steps * block_length // gen_length
+    steps_per_block = _per_block(steps, block_length, gen_length)
     scheduler: Scheduler[Any] = FixedBlock(block_length, steps_per_block, eos_last)
     if _known("llada: remasking", remasking, ("low_confidence", "random")) == "random":
         if eos_last:
             raise ConfigError("llada: eos_last orders positions by confidence, which remasking='random' does not")
         scheduler = RandomOrder(block_length, steps_per_block)
-    processors = (suppress(*(int(token) for token in no_eos)),) if no_eos else ()
+    processors = (suppress(*no_eos),) if no_eos else ()
     return _preset(scheduler, sampler=Sampler(temperature, processors=processors), guidance=cfg_scale)
 
 
@@ -106,10 +117,10 @@ def fast_dllm(
 ) -> Preset:
     """Fast-dLLM's `generate`, `generate_with_prefix_cache`, `generate_with_dual_cache` (NVlabs/Fast-dLLM, llada)."""
     if factor is not None:
-        return _preset(Factor(block_length, factor, commit_last=True), _CACHES[cache])
+        return _preset(Factor(block_length, factor, commit_last=True), _cache(cache))
     if threshold is not None:
-        return _preset(Threshold(block_length, threshold), _CACHES[cache])
-    return _preset(FixedBlock(block_length, steps * block_length // gen_length), _CACHES[cache])
+        return _preset(Threshold(block_length, threshold), _cache(cache))
+    return _preset(FixedBlock(block_length, _per_block(steps, block_length, gen_length)), _cache(cache))
 
 
 def adablock(
@@ -121,7 +132,7 @@ def adablock(
     cache: CacheName = "none",
 ) -> Preset:
     """AdaBlock's `generate_adablock` and its cached forms for LLaDA (lgxi24/AdaBlock-dLLM), in float32."""
-    return _preset(AdaBlock(delimiter_ids, init_block_length, threshold, delimiter_threshold), _CACHES[cache])
+    return _preset(AdaBlock(delimiter_ids, init_block_length, threshold, delimiter_threshold), _cache(cache))
 
 
 def dream(
@@ -147,9 +158,9 @@ def fast_dllm_dream(
 ) -> Preset:
     """Fast-dLLM's Dream decoding in blocks; with a cache the first pass of a block commits its first position alone."""
     scheduler: Scheduler[Any] = Threshold(block_length, threshold)
-    if alg == "entropy":
-        scheduler = Dream(steps * block_length // gen_length, "entropy", block_length, start=1)
-    return _preset(scheduler if cache == "none" else FirstAlone(scheduler), _CACHES[cache])
+    if _known("fast_dllm_dream: alg", alg, ("entropy", "confidence_threshold")) == "entropy":
+        scheduler = Dream(_per_block(steps, block_length, gen_length), "entropy", block_length, start=1)
+    return _preset(scheduler if cache == "none" else FirstAlone(scheduler), _cache(cache))
 
 
 def adablock_dream(
@@ -162,7 +173,7 @@ def adablock_dream(
 ) -> Preset:
     """AdaBlock's Dream decoding (lgxi24/AdaBlock-dLLM), in float32 where its code has the model's dtype."""
     scheduler = AdaBlock(delimiter_ids, block_length, threshold, delimiter_threshold)
-    return _preset(scheduler if cache == "none" else FirstAlone(scheduler), _CACHES[cache])
+    return _preset(scheduler if cache == "none" else FirstAlone(scheduler), _cache(cache))
 
 
 def diffusers_llada2(
@@ -204,7 +215,7 @@ def dinfer(
         "credit": CreditDecoding(block_length, threshold),
     }
     scheduler = schedulers[_known("dinfer: decoder", decoder, tuple(schedulers))]
-    return _preset(scheduler, _CACHES[cache], Sampler(temperature))
+    return _preset(scheduler, _cache(cache), Sampler(temperature))
 
 
 def sdar(

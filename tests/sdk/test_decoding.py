@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,10 +24,12 @@ from dllm_sdk import (
     combine,
     decode,
     generate,
+    load_scheduler,
     suppress,
     tokens_containing,
     wrap,
 )
+from dllm_sdk.model import look_up
 from dllm_sdk.rules import first, top_k, uniform
 from dllm_sdk.testing import Case, Row, ToyModel, cases, run_case
 from dllm_strategies import AdaBlock, ConfidenceAdaptive, FixedBlock
@@ -328,18 +332,24 @@ BAD_CALLS = [
     ({"seed": 0.5}, "seed must be a whole number, got 0.5"),
     ({"cache": "dual"}, "cache must be a Cache, such as DualCache"),
     ({"prompt": torch.tensor(1)}, "flat list of token ids"),
-    ({"guidance": -1}, "guidance must be a number >= 0"),
-    ({"max_idle": 0}, "max_idle must be a whole number >= 1"),
+    ({"prompt": {"input_ids": [1]}}, "prompt must be a text, token ids, or a list of either, got dict"),
+    ({"prompt": None}, "or a list of either, got NoneType"),
+    ({"prompt": [[1, None]]}, "flat list of token ids"),
+    ({"open": True}, "open must be bools, one per prompt token"),
+    ({"sampler": 0.7}, "sampler must be a Sampler"),
+    ({"guidance": -1}, r"^guidance must be a number from 0 to 1e\+06"),
+    ({"guidance": float("inf")}, "^guidance must be a number"),
+    ({"max_idle": 0}, "^max_idle must be a whole number >= 1"),
+    ({"model": "tiny"}, "model must be one that load_model, wrap or wrap_hf returns, or the like, got 'tiny'"),
     ({"scheduler": FixedBlock}, "instance of a Scheduler subclass"),
 ]
 
 
 @pytest.mark.parametrize(("change", "words"), BAD_CALLS, ids=lambda x: str(x)[:30])
 def test_bad_arguments_are_named(change: dict, words: str) -> None:
-    call = {"prompt": [1, 2], "scheduler": FixedBlock(), "gen_length": 3, **change}
-    model = ToyModel().build()
+    call = {"model": ToyModel().build(), "prompt": [1, 2], "scheduler": FixedBlock(), "gen_length": 3, **change}
     with pytest.raises(ConfigError, match=words):
-        generate(model, **call)
+        generate(**call)
 
 
 def test_whole_numbers_of_numpy_and_empty_prompts_with_masks_are_fine() -> None:
@@ -347,6 +357,29 @@ def test_whole_numbers_of_numpy_and_empty_prompts_with_masks_are_fine() -> None:
     wanted = generate(model, [[]], FixedBlock(), gen_length=4, seed=3)
     found = generate(model, [[]], FixedBlock(), gen_length=np.int64(4), seed=np.int32(3), open=[[]])
     assert found.tokens[0].tolist() == wanted.tokens[0].tolist()
+    for ids in ([np.int64(1), np.int64(2)], np.array([1, 2])):
+        assert generate(model, ids, FixedBlock(), gen_length=1).tokens[0][:2].tolist() == [1, 2]
+
+
+def test_processors_that_forbid_the_same_are_equal() -> None:
+    """So that what is compiled for one serves the other, and a trace says the same of both."""
+    assert Sampler(processors=(suppress(1, 2),)) == Sampler(processors=(suppress(1, 2),))
+    assert Sampler(processors=(suppress(1),)) != Sampler(processors=(suppress(2),))
+    assert "Suppress(ids=(1,))" in repr(Sampler(processors=(suppress(1),)))
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: suppress("a"), r"suppress takes token ids, as in suppress\(2, 5\), got 'a'"),
+        (lambda: suppress([1, 2]), r"got \[1, 2\]"),
+        (lambda: Sampler(processors=suppress(1)), "processors must be a tuple of functions"),
+        (lambda: Sampler(processors=(1,)), "processors must be a tuple of functions"),
+    ],
+)
+def test_what_is_no_processor_is_refused(make: Callable[[], object], words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        make()
 
 
 @pytest.mark.parametrize("temperature", [float("inf"), 2e6, 1e-40, -1.0, float("nan")])
@@ -363,10 +396,19 @@ def test_no_mask_is_drawn_at_the_ends_of_the_range(temperature: float) -> None:
     assert (found.draft != 7).all() and (temperature > 1 or (found.draft == 6).all())
 
 
-@pytest.mark.parametrize(("mask", "eos"), [(7, 7), (7, 99), (7, -1), (8, 1)])
-def test_ids_of_a_callable_are_checked(mask: int, eos: int) -> None:
+@pytest.mark.parametrize(("mask", "eos"), [(7, 7), (7, 99), (7, -1), (8, 1), (None, 1), (7, "1")])
+def test_ids_of_a_callable_are_checked(mask: Any, eos: Any) -> None:
     with pytest.raises(ConfigError, match="mask_id"):
         wrap(ToyModel().logits, mask_id=mask, vocab_size=8, eos_ids=(eos,))
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [({"eos_ids": 6}, "eos_ids must be a tuple of token ids, got 6"), ({"shift": 2}, "shift must be 0 or 1, got 2")],
+)
+def test_arguments_of_wrap_are_checked(change: dict[str, Any], words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        wrap(ToyModel().logits, mask_id=7, vocab_size=8, **change)
 
 
 def test_what_plan_writes_into_the_logits_is_lost() -> None:
@@ -410,6 +452,15 @@ def test_a_text_needs_a_tokenizer() -> None:
         generate(model, "ab", FixedBlock(), gen_length=5)
     with pytest.raises(ConfigError, match=r"AdaBlock.delimiters holds the text"):
         generate(model, [1], AdaBlock(), gen_length=5)
+
+
+def test_a_single_id_is_one_and_an_empty_text_is_none() -> None:
+    model = ToyModel(11, eos=False).build()
+    assert look_up(load_scheduler("adablock:delimiters=5"), model).delimiters == (5,)
+    assert look_up(load_scheduler("early-eos:eos=0"), model).eos == (0,)
+    for wrong in ("", ("a", ""), (1.5,), None):
+        with pytest.raises(ConfigError, match=r"AdaBlock.delimiters must be token ids, or texts that tokens contain"):
+            generate(model, "ab", AdaBlock(wrong), gen_length=5)
 
 
 def test_a_callable_of_the_wrong_shape_is_named() -> None:

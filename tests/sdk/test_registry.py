@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import math
+import sys
 from importlib.metadata import EntryPoint
 from pathlib import Path
 
@@ -61,6 +63,8 @@ def test_specs(folder: Path) -> None:
     assert load_scheduler('adablock:delimiters=["\\n", ",", 7],window=3') == AdaBlock(("\n", ",", 7), window=3)
     mine = load_scheduler('./mine.py:Mine:count=3,names=["a,b", "c"]')
     assert (mine.count, mine.names) == (3, ("a,b", "c"))
+    for written in ("'\\'", r'"\\"'):  # one backslash: in single quotes as it is, in double quotes escaped
+        assert load_scheduler(f"adablock:delimiters={written},block=16") == AdaBlock("\\", block=16)
     both = load_scheduler("adablock:threshold=1e+0+fixed-block:block=4")
     assert (both.plan_part, both.select_part) == (AdaBlock(threshold=1.0), FixedBlock(4))
 
@@ -103,6 +107,23 @@ def test_models_and_tasks(folder: Path) -> None:
     with pytest.raises(RegistryError, match="no task 'sorting'"):
         load_task("sorting")
     assert load_task("sort").name == "sort"
+    (folder / "loads.py").write_text("NUMBER = 1\ndef bare(): ...\n", encoding="utf-8")
+    with pytest.raises(RegistryError, match="give a function"):
+        load_model("./loads.py:NUMBER")
+    with pytest.raises(RegistryError, match="must take device= and dtype="):
+        load_model("./loads.py:bare")
+
+
+def test_files_of_one_name_and_of_a_modules_name_are_apart(folder: Path) -> None:
+    """A class is looked up in its module by dataclasses and type hints, and others import theirs by name."""
+    other = folder / "other"
+    other.mkdir()
+    (other / "mine.py").write_text(MINE.replace("Two", "Three").replace("= 2", "= 3"), encoding="utf-8")
+    (folder / "colorsys.py").write_text(MINE, encoding="utf-8")
+    found = [load_scheduler(f"./{name}:Mine") for name in ("mine.py", "other/mine.py", "colorsys.py", "mine.py")]
+    assert [one.count for one in found] == [2, 3, 2, 2]
+    assert all(vars(sys.modules[type(one).__module__])["Mine"].count == one.count for one in found)
+    assert importlib.import_module("colorsys").rgb_to_hsv(0, 0, 0) == (0, 0, 0)
 
 
 def points(*pairs: tuple[str, str]):

@@ -74,6 +74,12 @@ def test_the_horizon_of_a_commit_rule_does_not_shorten_another_ones_blocks() -> 
     assert block_lengths(combine(plan=FixedBlock(10), select=ConfidenceAdaptive(max_block=4))) == [10, 10]
 
 
+def test_a_wrapper_has_a_state_if_what_it_wraps_has_one() -> None:
+    """A plan before the forward pass stays one: else the head would be run on all that is to be generated."""
+    assert combine(plan=FixedBlock(), select=FirstAlone(AdaBlock())).horizon(256) == 0
+    assert combine(plan=FixedBlock(), select=FirstAlone(FromTheFirstLook())).horizon(256) == 256
+
+
 @dataclass(frozen=True)
 class FromTheFirstLook(Scheduler[tuple[torch.Tensor]]):
     """Commits in the order of the confidences that its plan saw."""

@@ -11,7 +11,7 @@ from dllm_reference_model.model import Config, Transformer
 from dllm_sdk import BlockCache, ConfigError, DualCache, generate
 from dllm_sdk.testing import ToyModel
 from dllm_strategies import SDAR, CreditDecoding, DInferHierarchical, DInferThreshold, DreamOrigin, RandomOrder
-from dllm_strategies.presets import dinfer, dream, llada, sdar
+from dllm_strategies.presets import dinfer, dream, fast_dllm, fast_dllm_dream, llada, sdar
 
 
 def test_random_remasking_shares_the_steps_among_the_blocks() -> None:
@@ -53,6 +53,10 @@ def test_sdar_samples_on_a_block_causal_model(strategy) -> None:
     [
         (lambda: llada(remasking="best"), "llada: remasking must be one of low_confidence, random, got 'best'"),
         (lambda: llada(remasking="random", eos_last=(1,)), "eos_last orders positions by confidence"),
+        (lambda: fast_dllm(cache="duel"), "cache must be one of none, prefix, dual, got 'duel'"),
+        (lambda: fast_dllm_dream(alg="maskgit_plus"), "alg must be one of entropy, confidence_threshold"),
+        (lambda: llada(no_eos=("a",)), "suppress takes token ids"),
+        (lambda: llada(steps=4, block_length=16), "steps must be at least one for each block of 16 in 128, got 4"),
         (lambda: dinfer(decoder="best"), "dinfer: decoder must be one of threshold, hierarchy, credit, got 'best'"),
     ],
 )

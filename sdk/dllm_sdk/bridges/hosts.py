@@ -14,10 +14,11 @@ import torch
 from torch import Tensor
 
 from dllm_sdk.bridges.block import Asked, Stepped, bound, open_block, step
+from dllm_sdk.combining import Wrapper
 from dllm_sdk.errors import ConfigError
 from dllm_sdk.registry import load_scheduler
 from dllm_sdk.rules import hash_with, to_unit
-from dllm_sdk.scheduler import Decision, Scheduler, View, Wrapper
+from dllm_sdk.scheduler import Decision, Scheduler, View
 
 _VOCABULARY, _MASK = 16, 15
 _ANSWER = 65  # blocks in an answer: no usual block length takes it all
@@ -88,9 +89,8 @@ def obstacle(scheduler: Scheduler[Any], size: int, *, eos_ids: tuple[int, ...] =
 class Rehearsal:
     """What was seen."""
 
-    read: frozenset[
-        str
-    ]  # of gen_length and key; `stop` and `block` where it stopped rows or planned less than the block
+    # "gen_length" if it was read, "stop" where it stopped rows, "block" where it planned less than the block.
+    read: frozenset[str]
     remembers: bool  # whether the second block would be decided otherwise without the state of the first
 
 
@@ -163,7 +163,7 @@ class _Watched(Wrapper):
 
         class Seen(View):
             def __getattribute__(self, name: str) -> Any:
-                if name in ("gen_length", "key"):
+                if name == "gen_length":
                     note(name)
                 return super().__getattribute__(name)
 

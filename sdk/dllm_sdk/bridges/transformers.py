@@ -114,9 +114,7 @@ def wrap_hf(
         getattr(config, "eos_token_id", None),
         getattr(tokenizer, "eos_token_id", None),
     )
-    check_ids(masks[0], ends, vocab_size)
-    if shift not in (0, 1):
-        raise ConfigError(f"shift must be 0 or 1, got {shift!r}")
+    check_ids(masks[0], ends, vocab_size, shift)
     limits = (getattr(config, "max_position_embeddings", None), getattr(tokenizer, "model_max_length", None))
     known = [limit for limit in limits if isinstance(limit, int) and 0 < limit < _HUGE]
     longest = max_length if max_length is not None else min(known, default=None)
