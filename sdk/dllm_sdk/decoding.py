@@ -145,7 +145,8 @@ def run(model: Model, canvas: Canvas, scheduler: Scheduler[Any], options: Option
 def _key(decider: Decider, backend: Backend) -> Hashable:
     """Equal for equal deciders; `repr` tells 1 from 1.0. One that cannot be hashed equals itself alone.
 
-    A graph also reads what schedulers hold, where it was when it was captured, part of a comparison or not.
+    A graph reads the tensors that schedulers hold at the addresses where they were when it was captured: so which ones
+    they are counts as well, though fields that hold tensors are seldom compared.
     """
     try:
         hash(decider)
@@ -251,13 +252,13 @@ class _Loop:
         def size(counts: list[int]) -> int:
             return min(self.runner.lanes(max(counts)), width) if counts else 0
 
-        seen = width if self.stored else size(feeds)  # without a store the keys are the lanes
+        keys = width if self.stored else size(feeds)  # per row: the slots of the store, or else the fed lanes
         return Shape(
             window=size([row.width for row in alive]),
             feed=size(feeds),
             fresh=min(self.runner.rows(len(apart)), len(table)),
             fresh_feed=size([row.feed for row in apart]),
-            unmasked=not self.model.block_causal and all(row.visible == seen for row in alive),
+            unmasked=not self.model.block_causal and all(row.visible == keys for row in alive),
             planning=planning,
         )
 

@@ -44,7 +44,7 @@ class AdaBlock(Scheduler):
         ends = first(view.open, width) & one_of(view.draft, self.delimiters)
         best = top_k(ends, view.confidence, 1)
         end = above(best, view.confidence, self.delimiter_threshold)
-        up_to_end = view.open & (end.flip(1).cumsum(1).flip(1) > 0)
+        up_to_end = view.open & (end.flip(1).cumsum(1).flip(1) > 0)  # where the end is here or to the right
         return torch.where(end.any(1, keepdim=True), up_to_end, first(view.open, self.block)), state
 
     def select(self, view: View, state: tuple[()]) -> tuple[Decision, tuple[()]]:
