@@ -53,7 +53,7 @@ class _Refreshing(Cache):
         """Old keys of a block-causal model need no refresh: there is a better policy for it."""
         if model.block_causal:
             raise ConfigError(
-                f"{type(self).__name__} is for bidirectional models; this one is block-causal: BlockCache()"
+                f"{type(self).__name__} is for bidirectional models; this one is block-causal: take cache block or none"
             )
 
     def refresh(self, opening: Tensor, step: Tensor) -> Tensor:
@@ -87,7 +87,7 @@ class BlockCache(Cache):
         """Blocks must stay as they were planned, and later ones must not be seen."""
         if not model.block_causal:
             raise ConfigError(
-                "BlockCache is for block-causal models; this one is bidirectional: DualCache() or NoCache()"
+                "BlockCache is for block-causal models; this one is bidirectional: take cache dual, prefix or none"
             )
         if replan == "step":
             raise ConfigError("BlockCache needs blocks that stay as planned; this scheduler replans at every step")

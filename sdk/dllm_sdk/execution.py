@@ -205,7 +205,8 @@ class Capturing(Compiling):
             return function(rows)
         self.home = home or self.fixed.homes.setdefault(kind, Home(kind, map_tensors(torch.empty_like, rows)))
         graph = self.fixed.graphs[known]
-        _copy(self.home.rows, rows)
+        if home is None:
+            _move(self.home.rows, rows)
         if graph is None:
             start = time.perf_counter()
             graph = self.fixed.graphs[known] = Captured(function, self.home.rows, self.fixed.pool, key)
@@ -254,7 +255,7 @@ class Captured:
         self.outputs = alike(
             found, [rows if isinstance(one, type(rows)) else map_tensors(torch.empty_like, one) for one in found]
         )
-        self.replay = _record(lambda: _copy(self.outputs, _whole(self.outputs, function(rows))), pool)
+        self.replay = _record(lambda: _move(self.outputs, function(rows)), pool)
 
     def __call__(self) -> Any:
         """The outputs, which the next call overwrites."""
@@ -302,21 +303,19 @@ def _record(run: Callable[[], None], pool: list[Any]) -> Callable[[], None]:
     return graph.replay
 
 
-def _whole(targets: Any, sources: Any) -> list[Tensor]:
-    """The sources; copies of those that lie where another one is going to be written."""
-    pairs = list(zip(tensors_of(targets), tensors_of(sources), strict=True))
-    memory = {target.untyped_storage().data_ptr() for target, _ in pairs}
-    return [
-        source.clone() if source is not target and source.untyped_storage().data_ptr() in memory else source
-        for target, source in pairs
-    ]
+def _move(targets: Any, sources: Any) -> None:
+    """`_copy` where sources may be targets: its own stays as it is, another one is read before anything is written."""
+    pairs = [pair for pair in zip(tensors_of(targets), tensors_of(sources), strict=True) if pair[0] is not pair[1]]
+    memory = {target.untyped_storage().data_ptr() for target in tensors_of(targets)}
+    apart = [one.clone() if one.untyped_storage().data_ptr() in memory else one for _, one in pairs]
+    _copy([target for target, _ in pairs], apart)
 
 
 def _copy(targets: Any, sources: Any) -> None:
-    """Tensors into tensors, those of one type together: a few kernels for all of them. What is there already stays."""
+    """Tensors into tensors, those of one type together: a few kernels for all of them."""
     pairs: dict[torch.dtype, list[tuple[Tensor, Tensor]]] = defaultdict(list)
     for target, source in zip(tensors_of(targets), tensors_of(sources), strict=True):
-        if target.numel() and target is not source:
+        if target.numel():
             pairs[target.dtype].append((target, source))
     for same in pairs.values():
         torch._foreach_copy_([target for target, _ in same], [source for _, source in same])

@@ -51,6 +51,8 @@ def load(kind: Kind, name: str) -> Any:
     """The object behind a name, MODULE:OBJECT or FILE.py:OBJECT. Raises RegistryError."""
     if ":" in name:
         return _load_path(kind, *name.rsplit(":", 1))
+    if name.endswith(".py"):
+        return _load_path(kind, name, "")
     points = [point for point in entry_points(group=f"dllm_sdk.{kind}s") if point.name == name]
     if not points:
         raise RegistryError(_unknown(f"{kind} {name!r}", name, list(available(kind))))
@@ -164,13 +166,21 @@ def _load_path(kind: Kind, where: str, attribute: str) -> Any:
     except ModuleNotFoundError as error:
         if error.name is not None and (where == error.name or where.startswith(error.name + ".")):
             known = list(available(kind))
+            if where in known:
+                hint = f"after a {kind}'s name come fields, as in {where}:field=value"
+                raise RegistryError(f"{kind} '{where}:{attribute}': {hint}") from error
             raise RegistryError(_unknown(f"module {where!r} for a {kind}", where, known)) from error
         raise RegistryError(_broken(where, error)) from error
     except Exception as error:
         raise RegistryError(_broken(where, error)) from error
     if not hasattr(module, attribute):
         names = [name for name in vars(module) if not name.startswith("_")]
-        raise RegistryError(_unknown(f"{attribute!r} in {where}", attribute, names))
+        own = [name for name in names if getattr(vars(module)[name], "__module__", "") == module.__name__]
+        if not attribute:
+            raise RegistryError(
+                f"{kind} {where!r} lacks a name, as in {where}:NAME; available: {', '.join(own or names)}"
+            )
+        raise RegistryError(_unknown(f"{attribute!r} in {where}", attribute, own or names))
     return getattr(module, attribute)
 
 

@@ -236,6 +236,14 @@ def test_a_captured_state_may_move_from_field_to_field(cache: Cache, capturing: 
     assert [told(answers(model, Shifts(), cache, backend="graph")) for _ in range(3)] == [wanted] * 3
 
 
+def test_what_moves_within_the_rows_is_read_before_it_is_written_over() -> None:
+    """As when a step that was not captured yet hands back fields of rows that were."""
+    home = tuple(torch.full((3,), float(i)) for i in range(3))
+    first, second, third = home
+    execution._move(home, (second, first, third))
+    assert [one[0].item() for one in home] == [1.0, 0.0, 2.0]
+
+
 def test_a_step_is_copied_for_those_who_look(capturing: Compiler, monkeypatch: pytest.MonkeyPatch) -> None:
     model, call = transformer(), {"gen_length": 6, "stop_at_eos": False, "backend": "graph"}
     inner, copied = execution.Capturing.own, []
