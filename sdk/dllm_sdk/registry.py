@@ -177,9 +177,8 @@ def _load_path(kind: Kind, where: str, attribute: str) -> Any:
         names = [name for name in vars(module) if not name.startswith("_")]
         own = [name for name in names if getattr(vars(module)[name], "__module__", "") == module.__name__]
         if not attribute:
-            raise RegistryError(
-                f"{kind} {where!r} lacks a name, as in {where}:NAME; available: {', '.join(own or names)}"
-            )
+            known = ", ".join(own or names)
+            raise RegistryError(f"{kind} {where!r} lacks a name, as in {where}:NAME; available: {known}")
         raise RegistryError(_unknown(f"{attribute!r} in {where}", attribute, own or names))
     return getattr(module, attribute)
 
