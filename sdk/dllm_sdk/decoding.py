@@ -269,7 +269,8 @@ class _Loop:
         if self.options.guidance:
             blind = rows._replace(tokens=torch.where(rows.generated, rows.tokens, self.model.mask_id))
             plain = self.model.head(self.hidden(blind, window, stores[1] if stores else None, shape))
-            logits = plain + (self.options.guidance + 1) * (logits - plain)
+            push = (logits - plain).masked_fill(logits == plain, 0)  # what both forbid, at minus infinity, stays there
+            logits = plain + (self.options.guidance + 1) * push
         if logits.shape[-1] != self.model.vocab_size:
             raise ModelError(f"head must return {self.model.vocab_size} logits, got {logits.shape[-1]}")
         return logits, window

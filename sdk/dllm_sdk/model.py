@@ -7,7 +7,8 @@ predict the position of the lane itself (0, LLaDA) or the one after it (1, Dream
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence, Sized
+import hashlib
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence, Sized
 from copy import copy, deepcopy
 from dataclasses import field
 from itertools import chain
@@ -275,7 +276,22 @@ def stamp(held: Held) -> Hashable:
 
 
 def _tensors(held: Held) -> Iterable[Tensor]:
-    return [held] if isinstance(held, Tensor) else chain(held.parameters(), held.buffers())
+    return named(held).values()
+
+
+def named(held: Held) -> dict[str, Tensor]:
+    """The tensors it holds, by name."""
+    return {"": held} if isinstance(held, Tensor) else dict(chain(held.named_parameters(), held.named_buffers()))
+
+
+def digest(tensors: Mapping[str, Tensor]) -> str:
+    """sha256 over names, dtypes, shapes and bytes, in the order of names: of weights as loaded, not of a file."""
+    total = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        total.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
+        plain = tensor.detach().to("cpu").contiguous().reshape(-1)
+        total.update(plain.view(torch.uint8).numpy().data)
+    return total.hexdigest()
 
 
 def _resolve(field: str, value: int | str | tuple[int | str, ...], model: Model) -> tuple[int, ...]:

@@ -177,8 +177,8 @@ def _load_path(kind: Kind, where: str, attribute: str) -> Any:
         names = [name for name in vars(module) if not name.startswith("_")]
         own = [name for name in names if getattr(vars(module)[name], "__module__", "") == module.__name__]
         if not attribute:
-            known = ", ".join(own or names)
-            raise RegistryError(f"{kind} {where!r} lacks a name, as in {where}:NAME; available: {known}")
+            found = ", ".join(own or names)
+            raise RegistryError(f"{kind} {where!r} lacks a name, as in {where}:NAME; available: {found}")
         raise RegistryError(_unknown(f"{attribute!r} in {where}", attribute, own or names))
     return getattr(module, attribute)
 
@@ -291,15 +291,21 @@ def _broken(what: str, error: BaseException) -> str:
 
 
 def describe(scheduler: Scheduler[Any]) -> dict[str, Any]:
-    """A scheduler's fields as JSON can hold them; parts of a combined one become objects with their class."""
+    """A scheduler's fields as JSON can hold them; parts of a combined one become objects with their class.
+
+    Tensors and modules are told by a digest of what they hold.
+    """
     if not dataclasses.is_dataclass(scheduler):
         return {}
     return {item.name: _plain(getattr(scheduler, item.name)) for item in dataclasses.fields(scheduler) if item.init}
 
 
 def _plain(value: Any) -> Any:
+    from dllm_sdk.model import Held, digest, named
     from dllm_sdk.scheduler import Scheduler
 
+    if isinstance(value, Held):
+        return f"{type(value).__name__} {digest(named(value))[:16]}"
     if isinstance(value, Scheduler):
         return {"class": f"{type(value).__module__}:{type(value).__qualname__}", **describe(value)}
     if isinstance(value, list | tuple):

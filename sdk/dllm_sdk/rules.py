@@ -1,7 +1,7 @@
 """What strategies are made of: small pure functions over canvas positions. Knows no strategy and no loop.
 
 Every function works row by row, reads nothing back to the host, and breaks ties towards the lowest position. A `mask`
-is bool [B, L], a `score` float [B, L]; `k` is an int or int64 [B].
+is bool [B, L], a `score` float [B, L]; `k` is an int, or int64 [B] or [].
 """
 
 from __future__ import annotations
@@ -144,4 +144,4 @@ def _shift(x: Tensor, n: int) -> Tensor:
 
 
 def _per_row(value: float | Tensor) -> float | Tensor:
-    return value[:, None] if isinstance(value, Tensor) else value
+    return value[:, None] if isinstance(value, Tensor) and value.dim() else value

@@ -55,6 +55,28 @@ class CountsOnItself(Honest):
         return super().select(view, state)
 
 
+class Normalizes(torch.nn.Module):
+    """As batch normalization in training mode."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("calls", torch.zeros(()))
+
+    def forward(self, x):
+        self.calls.add_(1)
+        return x
+
+
+@dataclass(frozen=True)
+class Adapts(Honest):
+    """What a module counts moves at every call."""
+
+    norm: torch.nn.Module = field(default_factory=Normalizes, compare=False)
+
+    def select(self, view, state):
+        return Decision(top_k(view.open, self.norm(view.confidence), 1)), state
+
+
 class CountsInTheModule(Honest):
     calls = 0
 
@@ -222,6 +244,7 @@ MUTANTS = {
     RemasksForever: "progress",
     EditsOutsideTheBlock: "stays inside",
     WrongDtype: "shapes",
+    Adapts: "keeps nothing",
     WrongWidth: "shapes",
     NoPair: "shapes",
     WritesTheMask: "stays inside",
@@ -294,10 +317,11 @@ class Remasker(Honest):
 
 
 class EarlyStop(Honest):
-    """Stops a row whose block is all sure; commits everything it has first."""
+    """Ends a row when it is sure enough of what it commits: what is left becomes EOS."""
 
     def select(self, view, state):
-        return Decision(view.open), state
+        best = top_k(view.open, view.confidence, 1)
+        return Decision(best, stop=((view.confidence > 0.5) & best).any(1)), state
 
 
 @dataclass(frozen=True)
@@ -320,6 +344,49 @@ HONEST = [Honest(), RandomOrder(), Window(), Refiner(), Remasker(), EarlyStop(),
 def test_honest_schedulers_pass(honest: Honest) -> None:
     report = check_scheduler(honest, examples=25)
     assert report.passed == list(PROPERTIES)
+
+
+class PlansBlindly(Honest):
+    def plan(self, view, state):
+        return top_k(view.open, view.confidence, 4), state
+
+
+class WishesInVain(Honest):
+    def select(self, view, state):
+        decision, state = super().select(view, state)
+        return decision._replace(remask=view.committed & (view.confidence < 0.5)), state
+
+
+class PlansFromLogits(PlansBlindly):
+    def horizon(self, gen_length):
+        return 8
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "words"),
+    [
+        (PlansBlindly(), ["plan looks at view.confidence, and there is nothing to see before a forward pass"]),
+        (WishesInVain(), ["select returns `remask`, which has no effect before `revises` is overridden"]),
+        *((one, []) for one in (Honest(), PlansFromLogits(), Refiner(), Remasker())),
+    ],
+    ids=lambda one: type(one).__name__,
+)
+def test_what_is_hardly_meant_is_noted(scheduler: Scheduler, words: list[str]) -> None:
+    report = check_scheduler(scheduler, examples=5)
+    assert [one.partition(":")[0] for one in report.oversights] == words
+
+
+def test_what_fails_once_and_not_again_keeps_something(monkeypatch: pytest.MonkeyPatch) -> None:
+    def check(scheduler: Scheduler, case: testing.Case) -> None:
+        failed.append(case)
+        if len(failed) == 1:
+            raise CheckFailed("runs", "once", str(case))
+
+    failed: list[testing.Case] = []
+    monkeypatch.setattr(testing, "check_case", check)
+    with pytest.raises(CheckFailed, match="passes when it is run again") as caught:
+        check_scheduler(Honest(), examples=5)
+    assert caught.value.property == "keeps nothing"
 
 
 def test_takes_an_instance() -> None:

@@ -440,6 +440,19 @@ def test_a_callable_is_shown_no_gap() -> None:
     assert generate(model, **rows, cache=NoCache(suffix=False), open=[[False], [False, True]]).nfe
 
 
+def test_guidance_leaves_what_both_passes_forbid() -> None:
+    """A vocabulary is padded with tokens that are never written, at minus infinity."""
+
+    def logits(tokens):
+        found = ToyModel(3, eos=False).logits(tokens)
+        found[..., 5] = -torch.inf
+        return found
+
+    model = wrap(logits, mask_id=7, vocab_size=8)
+    tokens = generate(model, [[1, 2]], FixedBlock(4), gen_length=12, guidance=1.5).tokens[0]
+    assert 5 not in tokens.tolist()
+
+
 def test_a_canvas_longer_than_the_context_is_refused() -> None:
     model = wrap(ToyModel().logits, mask_id=7, vocab_size=8, max_length=6)
     with pytest.raises(ConfigError, match="context holds 6"):

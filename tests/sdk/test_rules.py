@@ -36,7 +36,8 @@ def test_top_k_takes_the_highest_scores_and_of_equal_ones_the_lowest_position(
         wanted[row, order[:k]] = True
         assert [order.index(i) for i in order] == [int(rank(mask, score)[row, i]) for i in order]
     assert torch.equal(top_k(mask, score, k), wanted)
-    assert torch.equal(top_k(mask, score, torch.full((len(rows),), k)), wanted)
+    for number in (torch.full((len(rows),), k), torch.tensor(k)):
+        assert torch.equal(top_k(mask, score, number), wanted)
     assert torch.equal(at_least_one(mask, score, torch.zeros_like(mask)), top_k(mask, score, torch.tensor([1])))
 
 

@@ -42,3 +42,5 @@ def command(ctx: click.Context, spec: str, examples: int, seed: int) -> None:
         click.echo("It can be compiled and captured.")
     else:
         click.echo(f"With --backend compile or graph its decisions run as they are written: {report.obstacle}.")
+    for note in report.oversights:
+        click.echo(f"Note: {note}.")
