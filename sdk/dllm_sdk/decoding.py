@@ -119,7 +119,10 @@ class Options:
 def run(model: Model, canvas: Canvas, scheduler: Scheduler[Any], options: Options) -> Iterator[Made]:
     """`decode` for a canvas that is already built, without a copy of what nobody looks at."""
     if not isinstance(scheduler, Scheduler):
-        raise ConfigError(f"scheduler must be an instance of a Scheduler subclass, got {scheduler!r}")
+        raise ConfigError(
+            "scheduler must be an instance of a Scheduler subclass, such as load_scheduler('threshold') gives, "
+            f"got {scheduler!r}"
+        )
     options.cache.check(model, scheduler.replan)
     if not (options.cache.suffix or getattr(model, "reads_positions", True)) and canvas.has_holes:
         raise ConfigError(

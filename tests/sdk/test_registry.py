@@ -39,6 +39,10 @@ class Mine(Scheduler):
         return Decision(top_k(view.open, view.confidence, self.count)), state
 
 
+class Bare(Scheduler):
+    plan, select = Mine.plan, Mine.select
+
+
 class NotAScheduler:
     pass
 '''
@@ -82,10 +86,15 @@ BAD = [
     ("./nowhere.py:Mine", RegistryError, "there is no file ./nowhere.py"),
     ("./mine.py:Mien", RegistryError, "'Mien' in ./mine.py; did you mean 'Mine'"),
     ("./mine.py:first", RegistryError, "is <function first"),
-    ("./mine.py:Yours", RegistryError, "no 'Yours' in ./mine.py; available: Mine, NotAScheduler"),
-    ("./mine.py", RegistryError, "'./mine.py' lacks a name, as in ./mine.py:NAME; available: Mine, NotAScheduler"),
+    ("./mine.py:Yours", RegistryError, "no 'Yours' in ./mine.py; available: Mine, Bare, NotAScheduler"),
+    (
+        "./mine.py",
+        RegistryError,
+        "'./mine.py' lacks a name, as in ./mine.py:NAME; available: Mine, Bare, NotAScheduler",
+    ),
     ("threshold:threshold", RegistryError, "after a scheduler's name come fields, as in threshold:field=value"),
     ("./mine.py:NotAScheduler", RegistryError, "not a subclass of dllm_sdk.Scheduler"),
+    ("./mine.py:Bare:count=3", ConfigError, "Bare has no field 'count': it is no dataclass (@dataclass(frozen=True))"),
     ("./mine.py:Mine:count=0", ConfigError, "Mine: count must be >= 1, got 0"),
     ("./broken.py:Mine", RegistryError, "cannot be loaded: ModuleNotFoundError: No module named 'nothing_like_this'"),
     ("no_such_module:Mine", RegistryError, "there is no module 'no_such_module'"),
