@@ -270,7 +270,7 @@ def _scheduler_fields(cls: type[Scheduler[Any]]) -> set[str]:
 def _make(cls: Any, fields: dict[str, Any]) -> Any:
     known: list[str] = [f.name for f in dataclasses.fields(cls) if f.init] if dataclasses.is_dataclass(cls) else []
     for key in fields:
-        if not dataclasses.is_dataclass(cls):
+        if not known and not dataclasses.is_dataclass(cls):
             raise ConfigError(f"{cls.__name__} has no field {key!r}: it is no dataclass (@dataclass(frozen=True))")
         if key not in known:
             raise ConfigError(_unknown(f"field {key!r} of {cls.__name__}", key, known))

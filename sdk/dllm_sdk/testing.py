@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, is_dataclass, replace
 from functools import cached_property, partial
 from typing import Any
 
@@ -125,6 +125,8 @@ def oversights(scheduler: Scheduler[Any]) -> list[str]:
     if seen.wishes and type(scheduler).revises is Scheduler.revises:
         names = " and ".join(seen.wishes)
         found.append(f"select returns `{names}`, which has no effect before `revises` is overridden")
+    if not (is_dataclass(scheduler) and type(scheduler).__dataclass_params__.frozen):  # type: ignore[attr-defined]
+        found.append("it is no frozen dataclass, so two that are equal are not known to be: @dataclass(frozen=True)")
     return found
 
 

@@ -357,6 +357,10 @@ class WishesInVain(Honest):
         return decision._replace(remask=view.committed & (view.confidence < 0.5)), state
 
 
+class Bare(Scheduler):
+    plan, select = Honest.plan, Honest.select
+
+
 class PlansFromLogits(PlansBlindly):
     def horizon(self, gen_length):
         return 8
@@ -367,6 +371,7 @@ class PlansFromLogits(PlansBlindly):
     [
         (PlansBlindly(), ["plan looks at view.confidence, and there is nothing to see before a forward pass"]),
         (WishesInVain(), ["select returns `remask`, which has no effect before `revises` is overridden"]),
+        (Bare(), ["it is no frozen dataclass, so two that are equal are not known to be"]),
         *((one, []) for one in (Honest(), PlansFromLogits(), Refiner(), Remasker())),
     ],
     ids=lambda one: type(one).__name__,

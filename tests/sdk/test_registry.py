@@ -87,11 +87,7 @@ BAD = [
     ("./mine.py:Mien", RegistryError, "'Mien' in ./mine.py; did you mean 'Mine'"),
     ("./mine.py:first", RegistryError, "is <function first"),
     ("./mine.py:Yours", RegistryError, "no 'Yours' in ./mine.py; available: Mine, Bare, NotAScheduler"),
-    (
-        "./mine.py",
-        RegistryError,
-        "'./mine.py' lacks a name, as in ./mine.py:NAME; available: Mine, Bare, NotAScheduler",
-    ),
+    ("./mine.py", RegistryError, "lacks a name, as in ./mine.py:NAME; available: Mine, Bare, NotAScheduler"),
     ("threshold:threshold", RegistryError, "after a scheduler's name come fields, as in threshold:field=value"),
     ("./mine.py:NotAScheduler", RegistryError, "not a subclass of dllm_sdk.Scheduler"),
     ("./mine.py:Bare:count=3", ConfigError, "Bare has no field 'count': it is no dataclass (@dataclass(frozen=True))"),
