@@ -125,7 +125,7 @@ def oversights(scheduler: Scheduler[Any]) -> list[str]:
     if seen.wishes and type(scheduler).revises is Scheduler.revises:
         names = " and ".join(seen.wishes)
         found.append(f"select returns `{names}`, which has no effect before `revises` is overridden")
-    if not (is_dataclass(scheduler) and type(scheduler).__dataclass_params__.frozen):  # type: ignore[attr-defined]
+    if not (is_dataclass(scheduler) and type(scheduler).__dataclass_params__.frozen):
         found.append("it is no frozen dataclass, so two that are equal are not known to be: @dataclass(frozen=True)")
     return found
 
