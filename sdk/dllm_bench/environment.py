@@ -25,7 +25,7 @@ def fingerprint(model: Model, name: str) -> dict[str, Any]:
     return machine(torch.device(model.device)) | {
         "model": name,
         "model_sha256": digest(weights) if weights else None,
-        "parameters": sum(tensor.numel() for tensor in weights.values()),
+        "parameters": parameters(weights),
         "dtype": ", ".join(sorted({str(tensor.dtype).removeprefix("torch.") for tensor in weights.values()})) or None,
     }
 
@@ -47,9 +47,27 @@ def machine(device: torch.device) -> dict[str, Any]:
 
 def state(model: Model) -> dict[str, torch.Tensor]:
     """The weights of a model, by name; empty for one that has none, such as a wrapped function."""
-    if not isinstance(model, torch.nn.Module):
+    module = _holder(model)
+    if not isinstance(module, torch.nn.Module):
         return {}
-    return {name: tensor for name, tensor in model.state_dict().items() if isinstance(tensor, torch.Tensor)}
+    return {name: tensor for name, tensor in module.state_dict().items() if isinstance(tensor, torch.Tensor)}
+
+
+def parameters(weights: dict[str, torch.Tensor]) -> int:
+    """How many numbers they are; a tensor under two names counts once."""
+    return sum({tensor.data_ptr(): tensor.numel() for tensor in weights.values()}.values())
+
+
+def dtype_of(model: Model) -> torch.dtype:
+    """The type that a model computes in; float32 where it does not say."""
+    dtype: torch.dtype = getattr(_holder(model), "dtype", torch.float32)
+    return dtype
+
+
+def _holder(model: Model) -> Any:
+    """What holds the weights: the module within, as `wrap_hf` has one, else the model itself."""
+    within = getattr(model, "module", None)
+    return within if isinstance(within, torch.nn.Module) and not isinstance(model, torch.nn.Module) else model
 
 
 def digest(weights: dict[str, torch.Tensor]) -> str:

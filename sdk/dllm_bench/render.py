@@ -71,10 +71,11 @@ def title(comparison: Comparison) -> str:
     names, tasks = ", ".join(comparison.tasks), f"{len(comparison.tasks)} tasks"
     temperature = f", temperature {about['temperature']:g}" if about.get("temperature") else ""
     threads = f"{about.get('threads')} thread{'s' * (about.get('threads') != 1)}"
+    dtype = f"{about['dtype']}, " if about.get("dtype") else ""
     parts = (
         f"{about.get('model')} on {comparison.rows[0].n} prompts of {names if len(names) < 60 else tasks}",
-        f"{about.get('device')}, {threads}, {about.get('dtype') or 'float32'}, "
-        f"batches of up to {about.get('batch_size')}, seed {about.get('seed')}{temperature}",
+        f"{about.get('device')}, {threads}, {dtype}batches of up to {about.get('batch_size')}, "
+        f"seed {about.get('seed')}{temperature}",
     )
     return "; ".join(parts)
 

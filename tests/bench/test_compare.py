@@ -150,6 +150,7 @@ def test_json_has_rows_tasks_and_environment() -> None:
     environment = data["environment"]
     assert environment["torch"] == torch.__version__ and environment["batch_size"] == 32 and environment["seed"] == 0
     assert environment["gen_length"] == {"count": 12, "other": 8} and environment["model_sha256"] is None
+    assert environment["dtype"] is None and "float32" not in str(two)  # of a function nobody knows it
 
 
 def test_every_format_is_what_it_says(found: Comparison) -> None:

@@ -15,7 +15,9 @@ import torch
 from click.testing import CliRunner
 from safetensors.torch import load_file, save_file
 
+from dllm_bench import speed
 from dllm_bench.cli import cli
+from dllm_bench.environment import fingerprint
 from dllm_sdk import ConfigError, ModelError, Sampler, generate, load_model, load_scheduler, load_task, registry
 from dllm_sdk.bridges.transformers import as_custom_generate, wrap_hf
 from tests.bridges.sglang_source import extra, in_range
@@ -189,6 +191,18 @@ def test_what_generate_cannot_hand_on(tiny: Any, options: dict[str, Any], words:
     decoding = as_custom_generate(load_scheduler("threshold"))
     with pytest.raises(ConfigError, match=words):
         twin(tiny).generate(torch.tensor([[2, 3]]), custom_generate=decoding, max_new_tokens=4, **options)
+
+
+def test_a_number_is_known_by_the_weights_of_the_module() -> None:
+    module = masked_lm("bert").bfloat16()
+    model = wrap_hf(module, tokenizer())
+    before = fingerprint(model, "hf")
+    assert before["dtype"] == "bfloat16" and before["parameters"] == sum(one.numel() for one in module.parameters())
+    about = speed(model, budget=1e-9, gen_length=8).environment
+    assert (about["dtype"], about["parameters"]) == ("bfloat16", before["parameters"])
+    with torch.no_grad():
+        next(module.parameters()).add_(1)
+    assert len(before["model_sha256"]) == 64 and fingerprint(model, "hf")["model_sha256"] != before["model_sha256"]
 
 
 def test_compare_on_a_folder(folder: Path) -> None:

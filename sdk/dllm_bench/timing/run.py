@@ -10,7 +10,7 @@ from typing import Literal, NamedTuple, TypeAlias
 
 import torch
 
-from dllm_bench.environment import machine
+from dllm_bench.environment import dtype_of, machine, parameters, state
 from dllm_bench.inputs import check_whole, encode, load_any_model
 from dllm_bench.questions import collect
 from dllm_bench.timing.ceilings import measure_ceilings
@@ -175,10 +175,10 @@ def _measure(setting: Setting, model: str, budget: float, report: Report) -> Spe
     parts, notes = _parts(setting)
     deadline = Deadline(budget, len(parts))
     device = torch.device(setting.model.device)
-    dtype = getattr(setting.model, "dtype", torch.float32)
+    dtype = dtype_of(setting.model)
     settings = {name: value for name, value in vars(setting).items() if name != "model"}
     about = machine(device) | {"model": model, "dtype": str(dtype).removeprefix("torch."), "budget_s": budget}
-    about["parameters"] = sum(one.numel() for one in getattr(setting.model, "parameters", list)())
+    about["parameters"] = parameters(state(setting.model))
     found = Speed(measure_ceilings(device, dtype), (), (), (), about | settings, notes)
     late, errors = [], []
     for part in parts:

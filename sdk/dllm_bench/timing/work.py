@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, TypeAlias, TypeVar, cast
 import torch
 from torch import Tensor
 
+from dllm_bench.environment import dtype_of
 from dllm_bench.timing.clocks import Clock, Took, between, clock_of
 from dllm_bench.timing.counting import Work, weigh
 from dllm_sdk import ConfigError, Generation, Model, Sampler, Scheduler, load_cache
@@ -163,7 +164,7 @@ class Hollow:
         self.mask_id, self.eos_ids, self.vocab_size = model.mask_id, model.eos_ids, model.vocab_size
         self.shift, self.block_causal, self.max_length = model.shift, model.block_causal, model.max_length
         self.device, self.tokenizer = model.device, None
-        self._dtype = getattr(model, "dtype", torch.float32)  # that of its logits: the decision is that of its code
+        self._dtype = dtype_of(model)  # that of its logits: the decision is that of its code
         self._hidden = torch.zeros(1, 1, 1, device=model.device)
         self._logits: dict[torch.Size, Tensor] = {}
 
