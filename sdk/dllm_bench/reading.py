@@ -77,7 +77,9 @@ def _check_head(where: str, head: Mapping[str, Any]) -> None:
     schema, definitions = head.get("schema"), head.get("definitions")
     if head.get("kind") != "run" or not isinstance(schema, str):
         raise ConfigError(f"{where} is not the first line of a results.jsonl that dllm-bench compare --output wrote")
-    wrote = f"version {dict(head.get('environment') or {}).get('dllm_sdk', 'unknown')} wrote it"
+    environment = head.get("environment")
+    version = environment.get("dllm_sdk", "unknown") if isinstance(environment, dict) else "unknown"
+    wrote = f"version {version} wrote it"
     if schema != SCHEMA:
         raise ConfigError(f"{where} has the format {schema} ({wrote}), but this version reads {SCHEMA}: run it again")
     if definitions != DEFINITIONS:

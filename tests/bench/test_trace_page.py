@@ -112,6 +112,12 @@ def test_the_text_has_one_line_per_step() -> None:
     assert premature.count("?") == 2  # one token, and what it means
 
 
+def test_a_trace_needs_no_more_about_it_than_its_format_asks_for() -> None:
+    made = known(FixedBlock(2, 2))
+    bare = Traces([Shown("x", replace(made, about={name: made.about[name] for name in ("mask_id", "fill")}))])
+    assert bare.to_text().startswith("4 positions to generate\n") and "<h2>x" in bare.to_html() and bare.to_json()
+
+
 def test_json_has_what_the_page_shows() -> None:
     first, second = json.loads(pair().to_json())["traces"]
     assert len(first["steps"]) == 4 and len(second["steps"]) == 2

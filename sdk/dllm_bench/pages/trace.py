@@ -97,8 +97,9 @@ def facts(trace: Trace) -> str:
     """What ran, in a line."""
     about = trace.about
     task = f"{about['task']}, prompt {about['number']}" if "task" in about else None
-    cache = None if str(about.get("cache", "")).startswith("NoCache") else about["cache"]
-    given = [about.get("model"), task, f"{int(trace.open.sum())} positions to generate", cache]
+    cache = about.get("cache")
+    cached = None if str(cache).startswith("NoCache") else cache
+    given = [about.get("model"), task, f"{int(trace.open.sum())} positions to generate", cached]
     settings = [f"seed {about['seed']}"] if "seed" in about else []
     return " · ".join(str(item) for item in [*given, *settings] if item)
 
