@@ -58,10 +58,9 @@ def compare(
     Everything is checked before anything runs: ConfigError and RegistryError say what was wrong. SchedulerError and
     ModelError come from the run itself.
     """
-    for name, value in (("limit", limit), ("batch_size", batch_size), ("gen_length", gen_length)):
-        if value is not None or name != "gen_length":
-            check_whole(name, value, 1)
-    check_whole("seed", seed, 0)
+    for name, value, low in (("limit", limit, 1), ("batch_size", batch_size, 1), ("seed", seed, 0)):
+        check_whole(name, value, low)
+    check_whole("gen_length", gen_length, 1, optional=True)
     sampler = Sampler(temperature=temperature)
     named = load_schedulers(schedulers)
     contenders = with_caches(named, caches)

@@ -119,9 +119,9 @@ def evaluate(
 
     Raises ConfigError and RegistryError before anything runs; errors of the run are those of `generate`.
     """
-    for name, value, low in (("limit", limit, 1), ("num_fewshot", num_fewshot, 0), ("seed", seed, 0)):
-        if value is not None:
-            check_whole(name, value, low)
+    check_whole("limit", limit, 1, optional=True)
+    check_whole("num_fewshot", num_fewshot, 0, optional=True)
+    check_whole("seed", seed, 0)
     if not tasks:
         raise ConfigError("there is no task to run: give names of lm-evaluation-harness, or FILE.yaml")
     from dllm_bench.lm_eval import DLLM, refusal

@@ -16,8 +16,10 @@ from dllm_sdk import ConfigError, DllmError, Model, Scheduler, load_model, load_
 _MODEL_NEEDS = ("mask_id", "eos_ids", "vocab_size", "shift", "block_causal", "max_length", "device", "tokenizer")
 
 
-def check_whole(name: str, value: object, low: int) -> None:
-    """Raise ConfigError unless it is a whole number that is not below `low`."""
+def check_whole(name: str, value: object, low: int, *, optional: bool = False) -> None:
+    """Raise ConfigError unless it is a whole number that is not below `low`, or None where that is a choice."""
+    if value is None and optional:
+        return
     if not isinstance(value, int) or isinstance(value, bool) or not low <= value < 2**63:
         raise ConfigError(f"{name} must be a whole number >= {low}, got {value!r}")
 

@@ -78,9 +78,8 @@ class DLLM(LM):  # type: ignore[misc]
         Raises ConfigError and RegistryError.
         """
         super().__init__()
-        size = 32 if batch_size in (None, "auto") else int(str(batch_size)) if str(batch_size).isdigit() else batch_size
-        for name, value in (("batch_size", size), ("gen_length", 1 if gen_length is None else gen_length)):
-            check_whole(name, value, 1)
+        check_whole("gen_length", gen_length, 1, optional=True)
+        self.batch_size = _batch_size(batch_size)
         ((self.name, self.scheduler),) = load_schedulers([scheduler])
         self.policy = load_cache(cache) if isinstance(cache, str) else cache
         self.chat = chat if chat is None or chat == "tokenizer" else _function(chat)
@@ -89,7 +88,7 @@ class DLLM(LM):  # type: ignore[misc]
         self.policy.check(self.model, bind(self.scheduler, self.model).replan)
         if self.model.tokenizer is None:
             raise ConfigError(f"the model {self.model_name} has no tokenizer, so it cannot read the prompts of a task")
-        self.gen_length, self.seed, self.batch_size = gen_length, seed, int(str(size))
+        self.gen_length, self.seed = gen_length, seed
         self.answers: dict[tuple[str, int], list[Answer]] = {}
 
     def generate_until(self, requests: list[Any], disable_tqdm: bool = False) -> list[str]:
@@ -207,6 +206,15 @@ class DLLM(LM):  # type: ignore[misc]
             "cache": repr(self.policy),
             "dllm_numbers": {task: self.numbers(task) for task in dict.fromkeys(name for name, _ in self.answers)},
         }
+
+
+def _batch_size(given: int | str | None) -> int:
+    """As the harness may give it: a number, its digits, or that there is none."""
+    if given is None or given == "auto":
+        return 32
+    size = int(given) if isinstance(given, str) and given.isdecimal() else given
+    check_whole("batch_size", size, 1)
+    return int(size)
 
 
 def refusal(tasks: set[str]) -> str:

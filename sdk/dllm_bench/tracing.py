@@ -101,8 +101,9 @@ def trace(
     its prompts and of sampling). `gen_length`: positions to generate (None: the task's own, 64 for a text). The other
     arguments and errors are those of `compare`.
     """
-    for name, value, low in (("number", number, 0), ("seed", seed, 0), ("gen_length", gen_length or 1, 1)):
-        check_whole(name, value, low)
+    check_whole("number", number, 0)
+    check_whole("seed", seed, 0)
+    check_whole("gen_length", gen_length, 1, optional=True)
     named = load_schedulers(schedulers)
     if len(named) > 2:
         raise ConfigError(f"one scheduler is traced, or two side by side, got {len(named)}")
@@ -135,8 +136,8 @@ def trace(
 
 
 def _ask(prompt: str, gen_length: int | None) -> Questions:
-    nobody_knows = Verdict(None, None)
-    return Questions("prompt", gen_length or FILE_GEN_LENGTH, [prompt], lambda number, text: nobody_knows)
+    length = FILE_GEN_LENGTH if gen_length is None else gen_length
+    return Questions("prompt", length, [prompt], lambda number, text: Verdict(None, None))  # nobody knows
 
 
 def _question(task: Any, number: int, seed: int, gen_length: int | None) -> Questions:

@@ -60,7 +60,7 @@ def calibrate(
     """
     for name, value, low in (("limit", limit, 1), ("batch_size", batch_size, 1), ("seed", seed, 0)):
         check_whole(name, value, low)
-    check_whole("gen_length", 1 if gen_length is None else gen_length, 1)
+    check_whole("gen_length", gen_length, 1, optional=True)
     given, compared = _single(scheduler), load_schedulers([reference])[0][1]
     axes = {name: list(values) for name, values in (default_axes(given) if grid is None else grid).items()}
     rows = {REFERENCE: compared, **settings(given, axes)}

@@ -62,8 +62,7 @@ def sweep(
     specs = expand(schedulers, grid or {})
     with_caches(load_schedulers(specs), texts("caches", caches))
     setup.questions()
-    if jobs is not None:
-        check_whole("jobs", jobs, 1)
+    check_whole("jobs", jobs, 1, optional=True)
     gpu = str(setup.device).startswith("cuda")
     request = {"describe": {"schedulers": specs, "caches": list(caches)}}
     with closing(start(engine, json.dumps(asdict(setup)), jobs, gpu=gpu)) as workers:

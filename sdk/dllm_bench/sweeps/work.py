@@ -55,10 +55,9 @@ class Setup:
 
     def questions(self) -> list[Questions]:
         """The prompts; ConfigError if a field but `model`, `device`, `dtype` is out of its range."""
-        for name in ("limit", "batch_size", "gen_length"):
-            if getattr(self, name) is not None or name != "gen_length":
-                check_whole(name, getattr(self, name), 1)
-        check_whole("seed", self.seed, 0)
+        for name, low in (("limit", 1), ("batch_size", 1), ("seed", 0)):
+            check_whole(name, getattr(self, name), low)
+        check_whole("gen_length", self.gen_length, 1, optional=True)
         Sampler(temperature=self.temperature)
         check_backend(self.backend)
         texts("model", [self.model])

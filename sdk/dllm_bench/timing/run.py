@@ -268,9 +268,9 @@ def _adaptive(setting: Setting, jobs: Sequence[Job]) -> Callable[[Speed, Callabl
 @contextmanager
 def _threads(count: int | None) -> Iterator[None]:
     """Run with this many threads."""
+    check_whole("threads", count, 1, optional=True)
     before = torch.get_num_threads()
     if count is not None:
-        check_whole("threads", count, 1)
         torch.set_num_threads(count)
     try:
         yield
