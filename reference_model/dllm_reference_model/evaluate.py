@@ -97,7 +97,14 @@ def main() -> None:
         "--threshold", type=float, default=0.9, help="above 1: one token per step (default: %(default)s)"
     )
     args = parser.parse_args()
-    model = tiny(args.model)
+    try:
+        _table(tiny(args.model), args)
+    except (ValueError, OSError) as error:  # what a checkpoint lacks, or a task
+        parser.exit(1, f"{parser.prog}: {error}\n")
+
+
+def _table(model: Transformer, args: argparse.Namespace) -> None:
+    """Print a line per task as it is done, and their mean."""
     found = []
     print(f"| {args.n} {args.split} prompts each | final answer | strict | NFE |\n| --- | --- | --- | --- |")
     for task in tasks.ALL:

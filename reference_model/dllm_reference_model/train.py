@@ -19,7 +19,8 @@ from torch import Tensor
 from dllm_reference_model import checkpoint, evaluate, tasks
 from dllm_reference_model.data import batches, in_blocks, masked, sample
 from dllm_reference_model.peers import Peers, together
-from dllm_reference_model.trainer import DRY, Recipe, Trainer, objective, read_state
+from dllm_reference_model.tokenizer import Tokenizer
+from dllm_reference_model.trainer import DRY, Recipe, Trainer, new_model, objective, read_state
 
 STATE = "state.safetensors"
 MODEL = "model"  # folder of the finished checkpoint, inside the output folder
@@ -146,6 +147,9 @@ def main() -> None:
     for name in ("steps", "processes", "save_every", "evaluate_every"):
         if getattr(args, name) < 1:
             parser.error(f"--{name.replace('_', '-')} must be >= 1, got {getattr(args, name)}")
+    own = [f"--{name}" for name in ("steps", "seed", "start") if getattr(args, name) != parser.get_default(name)]
+    if args.dry_run and own:
+        parser.error(f"--dry-run has its own recipe: give it without {', '.join(own)}")
     recipe = DRY if args.dry_run else Recipe(steps=args.steps, seed=args.seed, start=args.start)
     mix = dataclasses.replace(recipe.mix, weights=args.mix or recipe.mix.weights, clean_prefix=args.clean_prefix)
     recipe = dataclasses.replace(recipe, processes=args.processes, mix=mix, block_causal=args.block_causal)
@@ -160,6 +164,8 @@ def main() -> None:
         args.output.mkdir(parents=True, exist_ok=True)
         if (args.output / STATE).exists():
             read_state(args.output / STATE, recipe)  # so that a wrong one is a sentence, not a crash
+        if recipe.start:  # the same
+            new_model(recipe, Tokenizer.build(samples=recipe.tokenizer_samples))
         together(recipe.processes, _work, recipe, args.output, options)
     except (checkpoint.CheckpointError, OSError) as error:
         parser.exit(1, f"{parser.prog}: {error}\n")

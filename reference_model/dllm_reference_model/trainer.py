@@ -54,7 +54,6 @@ class Recipe:
 
 DRY = Recipe(
     steps=12,
-    processes=1,
     tokenizer_samples=20,
     width=32,
     layers=2,

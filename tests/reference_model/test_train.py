@@ -7,13 +7,14 @@ import json
 import random
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from dllm_reference_model import checkpoint, tasks
+from dllm_reference_model import checkpoint, evaluate, tasks
 from dllm_reference_model.card import card
 from dllm_reference_model.data import Mix, Sample, batches, in_blocks, masked, sample
 from dllm_reference_model.evaluate import decode, text_of
@@ -25,6 +26,7 @@ from dllm_reference_model.tokenizer import Tokenizer
 from dllm_reference_model.train import MODEL, STATE, main, train
 from dllm_reference_model.trainer import DRY, Trainer, new_model, objective
 
+HERE = Path(__file__).parent
 TOKENIZER = Tokenizer.load(WEIGHTS / "tokenizer.json")
 MIX = Mix({"expr": 1.0, "story": 1.0})
 
@@ -148,6 +150,7 @@ def test_a_run_may_start_from_a_checkpoint_and_the_card_tells(tmp_path: Path, mo
         (["--clean-prefix", "1.5"], "expected a share from 0 to 1, got '1.5'"),
         (["--clean-prefix", "much"], "expected a share from 0 to 1, got 'much'"),
         (["--processes", "5"], "--processes must be <= 4, the parts of a step, got 5"),
+        (["--dry-run", "--steps", "7", "--seed", "3"], "has its own recipe: give it without --steps, --seed"),
     ],
 )
 def test_a_bad_option_is_named(
@@ -157,6 +160,29 @@ def test_a_bad_option_is_named(
     with pytest.raises(SystemExit) as stopped:
         main()
     assert stopped.value.code == 2 and sentence in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("program", "options", "sentence"),
+    [
+        (main, f"--output {HERE} --start nowhere", "nowhere/config.json does not exist"),
+        (evaluate.main, "--model nowhere", "nowhere/config.json does not exist"),
+        (evaluate.main, "-n 0", "n must be >= 1, got 0"),
+    ],
+)
+def test_a_wrong_checkpoint_is_a_sentence(
+    program: Callable[[], None],
+    options: str,
+    sentence: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(Tokenizer, "build", lambda **_: TOKENIZER)
+    monkeypatch.setattr(sys, "argv", ["program", *options.split()])
+    with pytest.raises(SystemExit) as stopped:
+        program()
+    (line,) = capsys.readouterr().err.splitlines()
+    assert stopped.value.code == 1 and line.startswith("python -m dllm_reference_model.") and sentence in line
 
 
 @pytest.mark.parametrize("mix", ["expr", "expr=x", "chess=1", "expr=-1", "expr=nan"])
