@@ -13,7 +13,7 @@ from tokenizers import Tokenizer as FastTokenizer
 
 from dllm_reference_model import tasks
 
-MASK, EOS, PAD, BOS = SPECIALS = ("[MASK]", "[EOS]", "[PAD]", "[BOS]")
+SPECIALS = ("[MASK]", "[EOS]", "[PAD]", "[BOS]")  # the last two stand in the vocabulary, and nowhere else
 ALPHABET = ["\n", *map(chr, range(32, 127))]
 # Numbers 0..99 become one token each, so that a small model needs one position to copy or compute one.
 _PIECES = r" ?[A-Za-z]+|[0-9]{1,2}|#### ?|[\s\S]"
@@ -23,7 +23,8 @@ class Tokenizer:
     """Text to token ids and back. The special tokens come from no text and leave none: `decode` skips them."""
 
     def __init__(self, fast: FastTokenizer) -> None:
-        self.mask_id, self.eos_id, self.pad_id, self.bos_id = ids = [_id_of(fast, token) for token in SPECIALS]
+        ids = [_id_of(fast, token) for token in SPECIALS]
+        self.mask_id, self.eos_id = ids[:2]
         self.vocab_size: int = fast.get_vocab_size()
         self._fast = fast
         self._fast.encode_special_tokens = True  # a prompt that says [MASK] means the six characters
@@ -41,13 +42,6 @@ class Tokenizer:
         """The text of token ids, special tokens skipped: `decode(encode(text)) == text`."""
         text: str = self._fast.decode([i for i in map(int, ids) if i not in self._special], skip_special_tokens=False)
         return text
-
-    def token(self, index: int) -> str:
-        """The text of one token, special ones by their name: what a picture of the canvas shows."""
-        found = self._fast.id_to_token(index)
-        if found is None:
-            raise ValueError(f"token id must be in 0..{self.vocab_size - 1}, got {index}")
-        return str(found)
 
     def save(self, path: Path) -> None:
         path.write_text(self._fast.to_str(pretty=True) + "\n", encoding="utf-8")

@@ -25,6 +25,7 @@ def fingerprint(model: Model, name: str) -> dict[str, Any]:
     return machine(torch.device(model.device)) | {
         "model": name,
         "model_sha256": digest(weights) if weights else None,
+        "revision": getattr(model, "revision", None),  # the commit of one from the hub
         "parameters": parameters(weights),
         "dtype": ", ".join(sorted({str(tensor.dtype).removeprefix("torch.") for tensor in weights.values()})) or None,
     }

@@ -13,11 +13,12 @@ import torch
 
 import dllm_bench
 from dllm_bench import Comparison, Entrant, Outcome, compare
-from dllm_bench.environment import digest
+from dllm_bench.environment import digest, fingerprint
 from dllm_bench.measure import Progress, cut
 from dllm_bench.metrics import agreement, difference, summarise
 from dllm_bench.questions import Questions, Verdict
 from dllm_reference_model.model import Config, Transformer
+from dllm_reference_model.public import PublicTransformer
 from dllm_sdk import ConfigError, combine, load_scheduler
 from dllm_sdk.registry import describe
 from tests.bench.toys import CountTask, Letters, Pairs, counting, task
@@ -256,6 +257,13 @@ def test_the_digest_knows_names_values_and_types() -> None:
     assert base == digest({"b": torch.tensor(1.0), "a": weight.t().contiguous().t()})
     others = [{"c": weight}, {"a": weight.bfloat16()}, {"a": weight + 1}, {"a": weight.reshape(3, 2)}]
     assert len({base, *(digest(other) for other in others)}) == 5
+
+
+def test_a_checkpoint_from_the_hub_is_known_by_its_commit() -> None:
+    model = PublicTransformer(Config(vocab_size=9, mask_id=8, width=8, layers=1, heads=1, kv_heads=1, mlp_width=8))
+    assert fingerprint(model, "x")["revision"] is None
+    model.revision = "abc"
+    assert fingerprint(model, "x")["revision"] == "abc"
 
 
 def test_public_names_are_there() -> None:
