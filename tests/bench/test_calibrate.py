@@ -187,7 +187,7 @@ def test_a_target_that_nothing_reaches_writes_nothing() -> None:
         (["--task", "nowhere.jsonl"], ["nowhere.jsonl"]),
         (["--model", f"{TOYS}:load_no_tokenizer"], ["no tokenizer"]),
         (["--output", "/proc/nothing/x.toml"], ["cannot be written"]),
-        (["--page", "."], ["is a folder"]),
+        (["--page", "."], ["Error: . is a folder: give a file"]),
     ],
     ids=lambda value: " ".join(value).replace(TOYS, "toys.py") if value and str(value[0]).startswith("--") else "",
 )  # fmt: skip

@@ -281,7 +281,12 @@ def test_bad_input_is_one_sentence(arguments: list[str], says: list[str]) -> Non
 
 
 def test_a_folder_without_a_sweep() -> None:
-    for arguments, says in ((["nowhere"], "there is no sweep in nowhere"), (["out", "--limit", "3"], "--limit")):
+    for arguments, says in (
+        (["nowhere"], "there is no sweep in nowhere"),
+        (["out", "--limit", "3"], "takes no --limit:"),
+        (["out", "--grid", "block=4"], "takes no --grid:"),
+        (["out", "-j", "2"], "takes no --jobs:"),
+    ):
         result = run("sweep", *arguments)
         assert result.exit_code == 2 and says in result.stderr and len(result.stderr.splitlines()) == 1
 

@@ -151,6 +151,7 @@ def test_a_saved_trace_can_be_shown_again(tmp_path: Path) -> None:
         (["trace", "none.safetensors"], "there is no trace file none.safetensors"),
         (["trace", "torn.safetensors"], "torn.safetensors is no trace, or a damaged one"),
         (["trace", "torn.safetensors", "--seed", "1"], "a saved trace takes no --seed"),
+        (["trace", "torn.safetensors", "--scheduler", "adablock"], "a saved trace takes no --scheduler:"),
     ],
 )
 def test_bad_input_is_a_sentence(

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import click
+from click.core import ParameterSource
 
 from dllm_sdk.errors import ConfigError
 from dllm_sdk.registry import CACHES, Kind, available
@@ -126,6 +127,12 @@ def backend_option(command: F) -> F:
     return option(command)
 
 
+def given(ctx: click.Context, names: Iterable[str]) -> dict[str, str]:
+    """Those of the parameters that stand on the command line, with how they are spelled there."""
+    spelled = {str(one.name): one.opts[0] for one in ctx.command.params}
+    return {name: spelled[name] for name in names if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE}
+
+
 class Shown(Protocol):
     """A result that can say itself in every format."""
 
@@ -152,9 +159,9 @@ def try_to_write(path: Path) -> None:
     """Before the run, so that its result is not lost."""
     part = Path(f"{path}.part")
     if path.is_dir():
-        raise ConfigError(f"--output {path} is a folder: give a file")
+        raise ConfigError(f"{path} is a folder: give a file")
     try:
         part.touch()
         part.unlink()
     except OSError as error:
-        raise ConfigError(f"--output {path} cannot be written: {error.strerror}") from None
+        raise ConfigError(f"{path} cannot be written: {error.strerror}") from None

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-from click.core import ParameterSource
 
 from dllm_bench.commands import options
 from dllm_bench.explain import FAILED_RUN
@@ -54,10 +54,10 @@ def command(ctx: click.Context, /, source: str | None, format: str, **options_: 
     The same command goes on where an interrupt or a kill ended it. FILE.toml holds the options' words (scheduler, grid,
     cache, task, limit, ...); an option on the command line overrules it. FOLDER shows the sweep in it once more.
     """
-    given = [name for name in options_ if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE]
+    given = options.given(ctx, options_)
     if source is not None and not source.endswith(".toml"):
         if given:
-            raise click.UsageError(f"a finished sweep takes no --{given[0].replace('_', '-')}: nothing is run", ctx)
+            raise click.UsageError(f"a finished sweep takes no {next(iter(given.values()))}: nothing is run", ctx)
         from dllm_bench.sweeps.report import read_sweep
 
         click.echo(options.as_text(read_sweep(source), format))
@@ -70,7 +70,7 @@ def command(ctx: click.Context, /, source: str | None, format: str, **options_: 
     _run(ctx, words, format)
 
 
-def _words(source: str | None, options_: dict[str, Any], given: list[str]) -> dict[str, Any]:
+def _words(source: str | None, options_: dict[str, Any], given: Iterable[str]) -> dict[str, Any]:
     """The arguments of `sweep`: the command line's, else the file's, else the defaults."""
     from dllm_bench.sweeps.grid import axes, from_file
 

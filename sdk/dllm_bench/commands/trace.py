@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import click
-from click.core import ParameterSource
 
 from dllm_bench.commands import options
 
@@ -41,7 +40,7 @@ def command(ctx: click.Context, /, files: tuple[str, ...], output: str | None, f
     --output FILE.html makes a page to step through, FILE.safetensors a trace that can be shown again: give it as FILE.
     """
     kind = format or ("text" if output is None else _SUFFIXES.get(Path(output).suffix))
-    given = [name for name in run if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE]
+    given = options.given(ctx, run)
     if kind is None:
         raise click.UsageError(
             f"--output {output} says no format: end it in {', '.join(_SUFFIXES)} or give --format", ctx
@@ -49,7 +48,7 @@ def command(ctx: click.Context, /, files: tuple[str, ...], output: str | None, f
     if kind == "safetensors" and output is None:
         raise click.UsageError("--format safetensors needs --output FILE", ctx)
     if files and given:
-        raise click.UsageError(f"a saved trace takes no --{given[0].replace('_', '-')}: nothing is run", ctx)
+        raise click.UsageError(f"a saved trace takes no {next(iter(given.values()))}: nothing is run", ctx)
     if "task" in given and "prompt" in given:
         raise click.UsageError("--task and --prompt both name a prompt: give one of them", ctx)
     if output is not None:
