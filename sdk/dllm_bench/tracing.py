@@ -7,7 +7,6 @@ sees what a strategy did not look at. Knows schedulers, models and tasks through
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,6 +18,7 @@ from dllm_bench.environment import fingerprint
 from dllm_bench.inputs import check_whole, encode, load_any_model, load_schedulers
 from dllm_bench.pages.trace import Moment, Shown, data, facts, moments, show, sure, view
 from dllm_bench.questions import FILE_GEN_LENGTH, Questions, Verdict, collect
+from dllm_bench.writing import write_whole
 from dllm_sdk import Cache, ConfigError, Model, Sampler, Scheduler, Trace, generate, load_cache
 from dllm_sdk.model import bind
 
@@ -63,9 +63,7 @@ class Traces:
         if format == "safetensors":
             self.save(path)
             return
-        part = Path(f"{path}.part")
-        part.write_text(self.to(format) + "\n", encoding="utf-8")
-        os.replace(part, path)
+        write_whole(path, self.to(format) + "\n")
 
     def to_html(self) -> str:
         """A page to step through."""

@@ -137,6 +137,21 @@ def test_the_command_writes_a_file_that_other_commands_take() -> None:
     assert line == "Warning: @fast.toml was calibrated for the tasks count, not other: its thresholds may not fit"
 
 
+@pytest.mark.parametrize("option", ["--page", "--output"])
+def test_what_is_written_is_written_whole(option: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    write = Path.write_text
+
+    def on_a_full_disk(path: Path, text: str, **options: Any) -> int:
+        write(path, text[:9], **options)
+        raise OSError(28, "No space left on device")
+
+    write(Path("file"), "before")
+    monkeypatch.setattr(Path, "write_text", on_a_full_disk)
+    result = run(*GOOD, *GRID, option, "file")
+    assert result.exit_code == 1 and "No space left on device" in result.stderr
+    assert [(path.name, path.read_text()) for path in Path().iterdir()] == [("file", "before")]
+
+
 def test_another_model_warns() -> None:
     assert run(*GOOD, *GRID, "--output", "fast.toml").exit_code == 0
     with pytest.warns(CalibrationWarning, match=r"@fast.toml was calibrated for the model .*, not CallableModel"):

@@ -10,6 +10,7 @@ from typing import Any
 from dllm_bench.calibration.delimiters import Delimiter
 from dllm_bench.calibration.reliability import Reliability
 from dllm_bench.results import Difference, Format
+from dllm_bench.writing import write_whole
 
 
 @dataclass(frozen=True)
@@ -58,9 +59,7 @@ class Calibration:
         """Write the scheduler file, all of it or nothing. Raises ValueError if nothing reached the target, OSError."""
         if self.file is None:
             raise ValueError(f"no setting reaches {self.target}: there is nothing to save")
-        part = Path(f"{path}.part")
-        part.write_text(self.file, encoding="utf-8")
-        part.replace(path)
+        write_whole(path, self.file)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data."""

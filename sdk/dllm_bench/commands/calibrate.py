@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 from typing import Any
 
 import click
@@ -12,6 +11,7 @@ from dllm_bench.commands import options
 from dllm_bench.explain import FAILED_RUN
 from dllm_bench.progress import Meter
 from dllm_bench.results import FORMATS
+from dllm_bench.writing import try_to_write, write_whole
 
 
 @click.command("calibrate")
@@ -66,7 +66,7 @@ def command(
     setting reaches the target.
     """
     for path in filter(None, (output, page)):
-        options.try_to_write(Path(path))
+        try_to_write(path)
     from dllm_bench.calibration.choice import Target
     from dllm_bench.calibration.running import calibrate as run
     from dllm_bench.environment import keep_freed_memory
@@ -82,7 +82,7 @@ def command(
         meter.clear()
     click.echo(options.as_text(found, format))
     if page is not None:
-        Path(page).write_text(found.to_html(), encoding="utf-8", errors="replace")
+        write_whole(page, found.to_html())
         click.echo(f"\nPage: {page}", err=True)
     if found.chosen is None:
         kept = "" if output is None else f"; {output} was not written"

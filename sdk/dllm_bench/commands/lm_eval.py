@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import Any
 
 import click
 
 from dllm_bench.commands import options
 from dllm_bench.results import FORMATS
+from dllm_bench.writing import try_to_write, write_whole
 
 
 @click.command("lm-eval")
@@ -50,7 +50,7 @@ def command(tasks: tuple[str, ...], offline: bool, output: str | None, format: s
     Needs the extra `lm-eval`. Tasks of multiple choice and perplexity ask for likelihoods and are refused.
     """
     if output is not None:
-        options.try_to_write(Path(output))
+        try_to_write(output)
     if offline:  # read by the harness' libraries when they are imported
         os.environ.update(HF_HUB_OFFLINE="1", HF_DATASETS_OFFLINE="1", HF_EVALUATE_OFFLINE="1")
     from dllm_bench.environment import keep_freed_memory
@@ -61,7 +61,5 @@ def command(tasks: tuple[str, ...], offline: bool, output: str | None, format: s
     found = run(tasks=names, **given)
     click.echo(options.as_text(found, format))
     if output is not None:
-        part = Path(f"{output}.part")
-        part.write_text(found.to_json() + "\n", encoding="utf-8", errors="replace")
-        part.replace(output)
+        write_whole(output, found.to_json() + "\n")
         click.echo(f"\nEverything that the harness reports: {output}", err=True)

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable
-from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import click
 from click.core import ParameterSource
 
-from dllm_sdk.errors import ConfigError
 from dllm_sdk.registry import CACHES, Kind, available
 
 INTERRUPTED = 130  # exit code
@@ -153,15 +151,3 @@ def as_text(found: Shown, format: str) -> str:
         note=lambda text: click.style(text, dim=True),
         rule=rule,
     )
-
-
-def try_to_write(path: Path) -> None:
-    """Before the run, so that its result is not lost."""
-    part = Path(f"{path}.part")
-    if path.is_dir():
-        raise ConfigError(f"{path} is a folder: give a file")
-    try:
-        part.touch()
-        part.unlink()
-    except OSError as error:
-        raise ConfigError(f"{path} cannot be written: {error.strerror}") from None

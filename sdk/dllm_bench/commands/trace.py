@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from dllm_bench.commands import options
+from dllm_bench.writing import try_to_write
 
 _SUFFIXES = {".html": "html", ".txt": "text", ".json": "json", ".safetensors": "safetensors"}
 
@@ -52,7 +53,7 @@ def command(ctx: click.Context, /, files: tuple[str, ...], output: str | None, f
     if "task" in given and "prompt" in given:
         raise click.UsageError("--task and --prompt both name a prompt: give one of them", ctx)
     if output is not None:
-        options.try_to_write(Path(output))
+        try_to_write(output)
     from dllm_bench.tracing import Traces
     from dllm_bench.tracing import trace as record
 

@@ -7,7 +7,6 @@ which sorts the table and shows who is who.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from dllm_bench.pages import charts, figures
 from dllm_bench.pages.markup import Markup, join, tag
 from dllm_bench.pages.shell import page
 from dllm_bench.results import Comparison, Row
+from dllm_bench.writing import write_whole
 from dllm_sdk.errors import ConfigError
 
 NAME = "report.html"
@@ -52,13 +52,9 @@ def free_path(folder: str | Path | None) -> Path | None:
 
 def save(comparison: Comparison, path: Path) -> None:
     """Write the report, all of it or nothing. Raises Unwritable."""
-    part = path.with_name(f"{path.name}.part")
     try:
-        part.write_text(report(comparison), encoding="utf-8", errors="replace")
-        part.replace(path)
+        write_whole(path, report(comparison))
     except OSError as error:
-        with suppress(OSError):
-            part.unlink()
         raise Unwritable(f"{path} cannot be written: {error.strerror}; what was measured is kept beside it") from error
 
 
