@@ -13,7 +13,8 @@ from dllm_sdk.errors import ConfigError, DllmError, RegistryError
 
 WRONG_USAGE, FAILED_RUN = 2, 1
 
-_MACHINERY = {"dllm_sdk", "dllm_bench", "click", "torch", "numpy", "hypothesis", "safetensors", "tokenizers", "runpy"}
+_OURS = {"dllm_sdk", "dllm_bench", "dllm_strategies", "dllm_reference_model"}
+_MACHINERY = _OURS | {"click", "torch", "numpy", "einops", "hypothesis", "safetensors", "tokenizers", "runpy"}
 
 
 def exit_code(error: BaseException) -> int:
@@ -25,15 +26,12 @@ def explain(error: BaseException) -> str:
     """What to print: the frames of user code, if it raised, then one sentence."""
     text, cause = " ".join(str(error).split()), error.__cause__
     if isinstance(error, DllmError):
-        frames = user_frames(cause) if cause is not None else []
-        # the sentence of a plug-in that cannot be imported says where; its frames would only repeat it
-        at = (
-            f" ({frames[-1].filename}, line {frames[-1].lineno})" if isinstance(error, RegistryError) and frames else ""
-        )
+        # The sentence of a plug-in that cannot be imported says where; its frames would only repeat it.
+        frames = user_frames(cause) if cause is not None and isinstance(error, RegistryError) else []
+        at = f" ({frames[-1].filename}, line {frames[-1].lineno})" if frames else ""
         return f"Error: {text}{at}"
-    property = getattr(
-        error, "property", None
-    )  # dllm_sdk.testing.CheckFailed, known by its shape: importing it is slow
+    # dllm_sdk.testing.CheckFailed, known by its shape: importing it is slow
+    property = getattr(error, "property", None)
     if property is not None:
         what, example = (" ".join(str(getattr(error, name, "")).split()) for name in ("what", "example"))
         frames = user_frames(cause) if cause is not None else []
