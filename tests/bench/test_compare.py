@@ -111,9 +111,8 @@ def test_differences_in_cost_need_no_answers() -> None:
     other = [outcome(i, "b", None, nfe=2 + i % 3, generated=8) for i in range(60)]
     one = difference(first, other)
     assert (one.n, one.n_scored, one.accuracy, one.p_value, one.sentence()) == (60, 0, None, None, "")
-    assert (one.nfe, one.nfe_low, one.nfe_high) == pytest.approx(
-        (-2.0, -2.0, -2.0)
-    )  # each prompt takes two passes less
+    each = -2.0  # every prompt takes two passes less
+    assert (one.nfe, one.nfe_low, one.nfe_high) == pytest.approx((each, each, each))
     assert one.tpf == pytest.approx(8 / 3 - 8 / 5) and 0 < one.tpf_low < one.tpf < one.tpf_high
 
 

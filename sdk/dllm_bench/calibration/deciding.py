@@ -92,9 +92,8 @@ def measure(run: Run, rows: Mapping[str, Scheduler[Any]], batches: Sequence[Batc
     mine: dict[str, list[Outcome]] = {name: [] for name in rows}
     for outcome in replace(run, contenders=contenders, batches=batches).outcomes(Journal(None), report):
         mine[outcome.scheduler].append(outcome)
-    order = np.random.default_rng(run.seed).permutation(
-        len(mine[first])
-    )  # batches are sorted by length, a test needs luck
+    # Batches are sorted by length; a test needs prompts in random order.
+    order = np.random.default_rng(run.seed).permutation(len(mine[first]))
     outcomes = {name: [found[i] for i in order] for name, found in mine.items()}
     scored = all(one.strict is not None for one in outcomes[first])
     quality = [[float(one.strict or 0) if scored else one.agreement for one in found] for found in outcomes.values()]

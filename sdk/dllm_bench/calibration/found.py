@@ -46,9 +46,7 @@ class Calibration:
     axes: Sequence[str]  # the fields that vary
     settings: Sequence[Setting]  # the reference first, then the grid by falling passes
     chosen: str | None  # the name of the one that reaches the target; None: none does
-    differences: Sequence[
-        Difference
-    ]  # the chosen one's, to the reference and to the given one, on the validation prompts
+    differences: Sequence[Difference]  # the chosen one's, to the reference and the given one, on validation prompts
     reliability: Reliability = field(repr=False)
     delimiters: Sequence[Delimiter] = field(repr=False)  # empty if they were not asked for
     file: str | None = field(repr=False)  # the scheduler file, TOML; None: nothing was chosen
