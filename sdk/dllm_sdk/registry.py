@@ -104,11 +104,6 @@ def read_spec(spec: str) -> tuple[str, dict[str, Any], dict[str, Any]]:
     return scheduler, {**own, **fields}, calibration
 
 
-def parse_values(what: str, text: str) -> list[Any]:
-    """TOML values with commas between them, as `0.5,0.7` or `"a","b"`. Raises ConfigError, which names `what`."""
-    return [_value(what, item) for item in split(text, ",")]
-
-
 def load_model(name: str, *, device: str = "cpu", dtype: str | torch.dtype | None = None) -> Model:
     """A model from NAME, NAME:PATH, MODULE:FUNCTION or FILE.py:FUNCTION.
 

@@ -19,6 +19,7 @@ from dllm_bench.sweeps.journal import SweepJournal
 from dllm_bench.sweeps.run import Standing
 from dllm_bench.sweeps.work import Worker
 from dllm_sdk import ConfigError, load_scheduler
+from dllm_strategies import AdaBlock
 from tests.bench.test_kept import ReadOnlyLater
 from tests.bench.toys import HERE
 
@@ -239,6 +240,10 @@ def test_a_grid_becomes_specs_that_every_command_takes() -> None:
     (spec,) = expand(["adablock"], axes(['delimiters=["\\n", 3]', "delimiter-threshold=inf"]))
     scheduler: Any = load_scheduler(spec)
     assert scheduler.delimiters == ("\n", 3) and scheduler.delimiter_threshold == float("inf")
+    (spec,) = expand(["adablock"], {"delimiters": [["\x7f"]]})
+    assert load_scheduler(spec) == AdaBlock(delimiters=("\x7f",))
+    with pytest.raises(ConfigError, match=r"delimiters cannot be .None.: give numbers, texts"):
+        expand(["adablock"], {"delimiters": [[None]]})
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from itertools import product
 from typing import Any, get_type_hints
 
-from dllm_bench.calibration.scheduler_file import as_toml
+from dllm_bench.toml import as_toml
 from dllm_sdk import ConfigError, Scheduler
 from dllm_sdk.scheduler import TokenIds
 

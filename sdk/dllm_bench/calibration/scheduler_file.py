@@ -9,7 +9,6 @@ The registry reads it: `--scheduler @FILE.toml`. Knows no calibration, only what
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 import warnings
@@ -20,35 +19,12 @@ from typing import Any
 
 from dllm_bench.environment import digest, state
 from dllm_bench.questions import is_file
+from dllm_bench.toml import as_toml, fields_of
 from dllm_sdk import Model, Scheduler
 from dllm_sdk.errors import CalibrationWarning
 from dllm_sdk.registry import available, load_task, read_spec, split
 
 _PROBE = 8  # prompts that stand for a task
-
-
-def as_toml(value: Any) -> str:
-    """A field's value as TOML: numbers, texts, lists, tables; a scheduler as its SPEC."""
-    if isinstance(value, Scheduler):
-        fields = ",".join(f"{name}={as_toml(item)}" for name, item in fields_of(value).items())
-        return as_toml(f"{type(value).__module__}:{type(value).__qualname__}" + f":{fields}" * bool(fields))
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, str):
-        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
-    if isinstance(value, Mapping):
-        return "{" + ", ".join(f"{as_toml(str(key))} = {as_toml(item)}" for key, item in value.items()) + "}"
-    if isinstance(value, Sequence):
-        return "[" + ",".join(map(as_toml, value)) + "]"
-    return repr(value)
-
-
-def fields_of(scheduler: Scheduler[Any]) -> dict[str, Any]:
-    """Its hyperparameters; those that are None are left to their default, since TOML has no such value."""
-    if not dataclasses.is_dataclass(scheduler):
-        return {}
-    values = {item.name: getattr(scheduler, item.name) for item in dataclasses.fields(scheduler) if item.init}
-    return {name: value for name, value in values.items() if value is not None}
 
 
 def scheduler_file(name: str, scheduler: Scheduler[Any], calibration: Mapping[str, Any], comment: str) -> str:

@@ -20,7 +20,7 @@ from dllm_bench.writing import try_to_write, write_whole
 @options.tasks_option("Without answers in a file, agreement with the reference counts. ")
 @click.option(
     "--grid",
-    "axes",
+    "grids",
     metavar="FIELD=a,b,c",
     multiple=True,
     help="Values to try; repeat it for several fields. Default: the threshold-like fields.",
@@ -58,7 +58,7 @@ from dllm_bench.writing import try_to_write, write_whole
 @options.traceback_option
 @click.pass_context
 def command(
-    ctx: click.Context, /, axes: tuple[str, ...], output: str | None, page: str | None, format: str, **given: Any
+    ctx: click.Context, /, grids: tuple[str, ...], output: str | None, page: str | None, format: str, **given: Any
 ) -> None:
     """Find the settings of a scheduler that keep accuracy at the fewest forward passes, or fit a budget.
 
@@ -70,11 +70,11 @@ def command(
     from dllm_bench.calibration.choice import Target
     from dllm_bench.calibration.running import calibrate as run
     from dllm_bench.environment import keep_freed_memory
+    from dllm_bench.sweeps.grid import axes
 
     keep_freed_memory()
     target = Target(**{name: given.pop(name) for name in ("max_accuracy_loss", "max_nfe", "guarantee")})
-    grid = dict(map(_axis, axes)) or None
-    meter = Meter(sys.stderr)
+    grid, meter = axes(grids) or None, Meter(sys.stderr)
     tasks, proposes = given.pop("tasks") or None, given.pop("delimiters")
     try:
         found = run(tasks=tasks, target=target, grid=grid, propose_delimiters=proposes, progress=meter, **given)
@@ -91,13 +91,3 @@ def command(
     if output is not None:
         found.save(output)
         click.echo(f"\nScheduler: --scheduler @{output}", err=True)
-
-
-def _axis(text: str) -> tuple[str, list[Any]]:
-    """`FIELD=a,b,c`"""
-    from dllm_sdk.registry import parse_values
-
-    name, equals, values = text.partition("=")
-    if not equals or not name.strip():
-        raise click.UsageError(f"--grid {text!r} must be FIELD=a,b,c")
-    return name.strip().replace("-", "_"), parse_values(f"--grid {text!r}", values)

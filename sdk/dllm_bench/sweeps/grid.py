@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import tomllib
 from collections.abc import Mapping, Sequence
@@ -12,6 +11,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+from dllm_bench.toml import as_toml
 from dllm_sdk import load_scheduler
 from dllm_sdk.errors import ConfigError
 from dllm_sdk.registry import split
@@ -88,8 +88,19 @@ def expand(schedulers: Sequence[str], grid: Mapping[str, Sequence[Any]]) -> list
     for field, values in grid.items():
         if isinstance(values, str) or not isinstance(values, Sequence) or not values:
             raise ConfigError(f"grid: {field} must be a list of at least one value, got {values!r}")
+        for value in values:
+            if not _can_be_written(value):
+                allowed = "numbers, texts, true, false or lists of them"
+                raise ConfigError(f"grid: {field} cannot be {value!r}: give {allowed}")
     points = [dict(zip(grid, point, strict=True)) for point in product(*grid.values())]
     return [_set(spec, owners, point) for spec in schedulers for owners in [_owners(spec, grid)] for point in points]
+
+
+def _can_be_written(value: Any) -> bool:
+    """Whether a SPEC can hold it."""
+    if isinstance(value, list | tuple):
+        return all(map(_can_be_written, value))
+    return isinstance(value, str | int | float)
 
 
 def _owners(spec: str, grid: Mapping[str, Any]) -> dict[str, int]:
@@ -123,18 +134,5 @@ def _set(spec: str, owners: Mapping[str, int], point: Mapping[str, Any]) -> str:
     parts = split(spec, "+")
     for field, value in point.items():
         i = owners[field]
-        parts[i] += f"{',' if '=' in parts[i] else ':'}{field}={_toml(field, value)}"
+        parts[i] += f"{',' if '=' in parts[i] else ':'}{field}={as_toml(value)}"
     return "+".join(parts)
-
-
-def _toml(field: str, value: Any) -> str:
-    """A value as a SPEC holds it."""
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, str):
-        return json.dumps(value, ensure_ascii=False)
-    if isinstance(value, int | float):
-        return repr(value)
-    if isinstance(value, list | tuple):
-        return f"[{', '.join(_toml(field, one) for one in value)}]"
-    raise ConfigError(f"grid: {field} cannot be {value!r}: give numbers, texts, true, false or lists of them")
