@@ -16,7 +16,7 @@ from typing import Any
 from dllm_bench.calibration.scheduler_file import warn_elsewhere
 from dllm_bench.inputs import check_whole
 from dllm_bench.render import Style, csv_lines, grid, json_lines, pipe_table, wrap
-from dllm_bench.results import Format
+from dllm_bench.results import Format, check_format
 from dllm_sdk import Cache, ConfigError, DllmError, Model, Scheduler
 
 _MEANING = (
@@ -52,6 +52,7 @@ class Evaluation:
 
     def to(self, format: Format, **style: Any) -> str:
         """As "table", "json", "jsonl", "csv" or "md". `style` is for the table."""
+        check_format(format)
         forms = {"table": self._table, "json": self.to_json, "jsonl": self._jsonl, "csv": self._csv, "md": self._md}
         return forms[format](**style)
 

@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 
 from dllm_bench.metrics import difference, summarise
 from dllm_bench.reading import read_results
-from dllm_bench.results import Comparison, Difference, Entrant, Format, Outcome, Row
+from dllm_bench.results import Comparison, Difference, Entrant, Format, Outcome, Row, check_format
 from dllm_sdk.errors import ConfigError
 
 Prompt: TypeAlias = tuple[str, int]  # task, number
@@ -54,6 +54,7 @@ class Diff:
 
     def to(self, format: Format, **style: Any) -> str:
         """As "table", "json", "jsonl", "csv" or "md". `style` is for the table."""
+        check_format(format)
         from dllm_bench import render_diff
 
         return str(getattr(render_diff, format)(self, **style))

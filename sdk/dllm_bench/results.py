@@ -6,12 +6,21 @@ computes them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, get_args
 
+from dllm_sdk.errors import ConfigError
+
 Format = Literal["table", "json", "jsonl", "csv", "md"]
 FORMATS: tuple[Format, ...] = get_args(Format)
+
+
+def check_format(format: str, known: Iterable[str] = FORMATS) -> None:
+    """Raise ConfigError for any other."""
+    if format not in known:
+        raise ConfigError(f"format must be one of {', '.join(known)}, got {format!r}")
+
 
 DEFINITIONS = 1
 """Raised whenever a number comes to mean something else: results with other definitions are never read as these."""
@@ -181,6 +190,7 @@ class Comparison:
 
     def to(self, format: Format, **style: Any) -> str:
         """As "table", "json", "jsonl", "csv" or "md"; the last three hold the pooled rows. `style` is for the table."""
+        check_format(format)
         from dllm_bench import render
 
         return str(getattr(render, format)(self, **style))

@@ -18,6 +18,7 @@ from dllm_bench.environment import fingerprint
 from dllm_bench.inputs import check_whole, encode, load_any_model, load_schedulers
 from dllm_bench.pages.trace import Moment, Shown, data, facts, moments, show, sure, view
 from dllm_bench.questions import FILE_GEN_LENGTH, Questions, Verdict, collect
+from dllm_bench.results import check_format
 from dllm_bench.writing import write_whole
 from dllm_sdk import Cache, ConfigError, Model, Sampler, Scheduler, Trace, generate, load_cache
 from dllm_sdk.model import bind
@@ -54,8 +55,7 @@ class Traces:
     def to(self, format: str) -> str:
         """As html, json or text."""
         forms: dict[str, Callable[[], str]] = {"html": self.to_html, "json": self.to_json, "text": self.to_text}
-        if format not in forms:
-            raise ConfigError(f"format must be one of {', '.join(forms)}, got {format!r}")
+        check_format(format, forms)
         return forms[format]()
 
     def write(self, path: str | Path, format: str) -> None:

@@ -115,6 +115,12 @@ def test_every_format_names_the_choice(found: Calibration, format: Any) -> None:
         assert [json.loads(line)["name"] for line in text.splitlines()] == [one.name for one in found.settings]
 
 
+def test_any_other_format_is_refused(found: Calibration) -> None:
+    wrong: Any = "html"
+    with pytest.raises(ConfigError, match="format must be one of table, json, jsonl, csv, md, got 'html'"):
+        found.to(wrong)
+
+
 def test_the_page_has_the_front_and_the_diagram(found: Calibration) -> None:
     page = found.to_html()
     assert "Reliability of confidence" in page

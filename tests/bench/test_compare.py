@@ -12,11 +12,12 @@ import pytest
 import torch
 
 import dllm_bench
-from dllm_bench import Comparison, Entrant, Outcome, compare
+from dllm_bench import Comparison, Entrant, Evaluation, Outcome, Speed, compare, diff
 from dllm_bench.environment import digest, fingerprint
 from dllm_bench.measure import Progress, cut
 from dllm_bench.metrics import agreement, difference, summarise
 from dllm_bench.questions import Questions, Verdict
+from dllm_bench.timing.ceilings import Ceilings
 from dllm_reference_model.model import Config, Transformer
 from dllm_reference_model.public import PublicTransformer
 from dllm_sdk import ConfigError, combine, load_scheduler
@@ -163,6 +164,14 @@ def test_every_format_is_what_it_says(found: Comparison) -> None:
     assert set(first) >= ROW and json.loads(first["fields"])["block"] == 32
     assert [json.loads(line)["n"] for line in found.to("jsonl").splitlines()] == [9, 9, 9]
     assert str(found) == found.to("table")
+
+
+@pytest.mark.parametrize("format", ["html", "wrap"])  # the second is a function of the module that writes tables
+def test_any_other_format_is_refused(found: Comparison, format: Any) -> None:
+    empty = Speed(Ceilings(1, 1, 1, 1), (), (), (), {}, ())
+    for one in (found, diff(found, found), Evaluation("tiny", "adablock", [], {}), empty):
+        with pytest.raises(ConfigError, match=f"format must be one of table, json, jsonl, csv, md, got '{format}'"):
+            one.to(format)
 
 
 def test_the_table_is_aligned_and_narrow(found: Comparison) -> None:

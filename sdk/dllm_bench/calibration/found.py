@@ -9,7 +9,7 @@ from typing import Any
 
 from dllm_bench.calibration.delimiters import Delimiter
 from dllm_bench.calibration.reliability import Reliability
-from dllm_bench.results import Difference, Format
+from dllm_bench.results import Difference, Format, check_format
 from dllm_bench.writing import write_whole
 
 
@@ -65,6 +65,7 @@ class Calibration:
 
     def to(self, format: Format, **style: Any) -> str:
         """As "table", "json", "jsonl", "csv" or "md"; jsonl and csv have a line per setting."""
+        check_format(format)
         from dllm_bench.calibration import render
 
         return str(getattr(render, format)(self, **style))

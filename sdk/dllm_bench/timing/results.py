@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field, fields
 from importlib import import_module
 from typing import Any
 
-from dllm_bench.results import Format
+from dllm_bench.results import Format, check_format
 from dllm_bench.timing.ceilings import Ceilings
 from dllm_bench.timing.clocks import Spread
 from dllm_sdk.errors import ConfigError
@@ -98,6 +98,7 @@ class Speed:
 
     def to(self, format: Format, **style: Any) -> str:
         """As "table", "json", "jsonl", "csv" or "md". `style` is for the table."""
+        check_format(format)
         render: Any = import_module("dllm_bench.timing.render")
         return str(getattr(render, format)(self, **style))
 
