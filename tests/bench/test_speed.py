@@ -252,7 +252,7 @@ def test_ctrl_c_keeps_what_was_measured() -> None:
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["--backend", "graph"], "backend graph needs a CUDA device"),
+        (["--backend", "graph"], "backend 'graph' captures CUDA graphs, and this model is on cpu"),
         (["--block", "0"], "block must be a whole number >= 1, got 0"),
         (["--rounds", "-1"], "rounds must be a whole number >= 1, got -1"),
         (["--batch-size", "0"], "batch_sizes must be a whole number >= 1, got 0"),

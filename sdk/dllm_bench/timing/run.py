@@ -22,7 +22,7 @@ from dllm_bench.timing.steps import rates, rounds, step_costs
 from dllm_bench.timing.work import Job, random_prompts
 from dllm_sdk import ConfigError, DllmError, Model, execution, load_scheduler
 from dllm_sdk.compiling import line_of
-from dllm_sdk.execution import Backend, check_backend
+from dllm_sdk.execution import Backend, check_runs
 
 THRESHOLD = 0.9
 ADAPTIVE_PROMPTS = 8  # at least; a smaller batch decodes them in several
@@ -56,9 +56,7 @@ class Setting:
         for size in self.batch_sizes:
             check_whole("batch_sizes", size, 1)
         for backend in self.backends:
-            check_backend(backend)
-        if "graph" in self.backends and self.model.device.type != "cuda":
-            raise ConfigError("backend graph needs a CUDA device: give eager or compile, or --device cuda")
+            check_runs(backend, self.model)
         if self.rule not in ("threshold", "forced"):
             raise ConfigError(f"rule must be threshold or forced, got {self.rule!r}")
         if self.model.max_length is not None and self.prompt_length + self.gen_length > self.model.max_length:
