@@ -31,7 +31,7 @@ from dllm_bench.writing import try_to_write, write_whole
 @click.option(
     "--chat",
     metavar="tokenizer|MODULE:FUNCTION",
-    help="Apply a chat template: the tokenizer's own, or a function from messages to a prompt.",
+    help="Apply a chat template: a function from messages to a prompt, or the tokenizer's own, if it has one.",
 )
 @click.option("--batch-size", default=32, show_default=True, help="Prompts decoded together.")
 @click.option("--seed", default=0, show_default=True, help="Of sampling, where a task samples.")
