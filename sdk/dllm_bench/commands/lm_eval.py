@@ -54,7 +54,7 @@ def command(tasks: tuple[str, ...], offline: bool, output: str | None, format: s
     if offline:  # read by the harness' libraries when they are imported
         os.environ.update(HF_HUB_OFFLINE="1", HF_DATASETS_OFFLINE="1", HF_EVALUATE_OFFLINE="1")
     from dllm_bench.environment import keep_freed_memory
-    from dllm_bench.harness import evaluate as run
+    from dllm_bench.lm_evaluation import evaluate as run
 
     keep_freed_memory()
     names = [name.strip() for names in tasks for name in names.split(",") if name.strip()]
