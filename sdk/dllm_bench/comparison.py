@@ -11,19 +11,17 @@ from pathlib import Path
 from typing import Any
 
 from dllm_bench.calibration.scheduler_file import warn_elsewhere
-from dllm_bench.environment import family, fingerprint, peak_rss
-from dllm_bench.inputs import check_whole, encode, load_any_model, load_schedulers
+from dllm_bench.environment import fingerprint, peak_rss
+from dllm_bench.inputs import batches_of, check_whole, entrants_of, load_any_model, load_schedulers, with_caches
 from dllm_bench.journal import Journal
-from dllm_bench.measure import WARM_UP_STEPS, Batch, Contender, Report, Run, cut
+from dllm_bench.measure import WARM_UP_STEPS, Report, Run
 from dllm_bench.metrics import sum_up
 from dllm_bench.pages.report import free_path, save
-from dllm_bench.questions import Questions, collect
+from dllm_bench.questions import collect
 from dllm_bench.recording import record
-from dllm_bench.results import Comparison, Entrant
-from dllm_sdk import Cache, ConfigError, Model, Sampler, Scheduler, load_cache
+from dllm_bench.results import Comparison
+from dllm_sdk import Cache, Model, Sampler, Scheduler
 from dllm_sdk.execution import Backend, check_runs
-from dllm_sdk.model import bind
-from dllm_sdk.registry import describe
 
 DEFAULT_SCHEDULERS = ("fixed-block", "confidence-adaptive", "adablock")
 
@@ -87,45 +85,3 @@ def compare(
         found = replace(found, recordings=record(loaded, contenders, questions, sampler, seed))
         save(found, page)
     return found
-
-
-def entrants_of(contenders: Sequence[Contender], model: Model) -> list[Entrant]:
-    """What the rows are about; what does not fit the model is found now."""
-    for one in contenders:
-        bind(one.scheduler, model)
-        one.cache.check(model, one.scheduler.replan)
-    return [
-        Entrant(one.name, family(one.scheduler), describe(one.scheduler), one.cache_name, one.baseline)
-        for one in contenders
-    ]
-
-
-def with_caches(schedulers: list[tuple[str, Scheduler[Any]]], caches: Sequence[str | Cache]) -> list[Contender]:
-    """Every scheduler with every cache, in this order."""
-    if isinstance(caches, str | Cache) or not caches:
-        raise ConfigError(f"caches must be a list of at least one, got {caches!r}")
-    loaded: dict[str, Cache] = {}
-    for one in caches:
-        name = one if isinstance(one, str) else repr(one)
-        if name in loaded:
-            raise ConfigError(f"cache {name} is given twice: give each once")
-        loaded[name] = load_cache(one) if isinstance(one, str) else one
-    if len(loaded) == 1:
-        ((name, cache),) = loaded.items()
-        return [Contender(spec, scheduler, name, cache, schedulers[0][0]) for spec, scheduler in schedulers]
-    first = next(iter(loaded))
-    return [
-        Contender(f"{spec}, {name}", scheduler, name, cache, f"{spec}, {first}")
-        for spec, scheduler in schedulers
-        for name, cache in loaded.items()
-    ]
-
-
-def batches_of(model: Model, questions: Sequence[Questions], batch_size: int) -> list[Batch]:
-    """Every prompt as tokens, checked to fit, in batches."""
-    batches: list[Batch] = []
-    for one in questions:
-        ids = [encode(model, one, number) for number in range(len(one.prompts))]
-        for numbers, part in cut(one, ids, batch_size):
-            batches.append(Batch(len(batches), one, numbers, part))
-    return batches

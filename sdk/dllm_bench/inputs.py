@@ -1,6 +1,6 @@
-"""What a user asks for, loaded and checked before anything runs: numbers, schedulers, a model, prompts as tokens.
+"""What a user asks for, loaded and checked before anything runs: numbers, schedulers, caches, a model, prompts.
 
-Raises ConfigError and RegistryError with a sentence. Knows no run.
+Raises ConfigError and RegistryError with a sentence. Runs nothing.
 """
 
 from __future__ import annotations
@@ -10,8 +10,13 @@ from typing import Any
 
 import torch
 
+from dllm_bench.environment import family
+from dllm_bench.measure import Batch, Contender, cut
 from dllm_bench.questions import Questions
-from dllm_sdk import ConfigError, DllmError, Model, Scheduler, load_model, load_scheduler
+from dllm_bench.results import Entrant
+from dllm_sdk import Cache, ConfigError, DllmError, Model, Scheduler, load_cache, load_model, load_scheduler
+from dllm_sdk.model import bind
+from dllm_sdk.registry import describe
 
 _MODEL_NEEDS = ("mask_id", "eos_ids", "vocab_size", "shift", "block_causal", "max_length", "device", "tokenizer")
 
@@ -40,6 +45,27 @@ def load_schedulers(schedulers: Sequence[str | Scheduler[Any]]) -> list[tuple[st
             raise ConfigError(f"a scheduler must be a SPEC or an instance of a Scheduler subclass, got {one!r}")
         named[name] = loaded
     return list(named.items())
+
+
+def with_caches(schedulers: list[tuple[str, Scheduler[Any]]], caches: Sequence[str | Cache]) -> list[Contender]:
+    """Every scheduler with every cache, in this order."""
+    if isinstance(caches, str | Cache) or not caches:
+        raise ConfigError(f"caches must be a list of at least one, got {caches!r}")
+    loaded: dict[str, Cache] = {}
+    for one in caches:
+        name = one if isinstance(one, str) else repr(one)
+        if name in loaded:
+            raise ConfigError(f"cache {name} is given twice: give each once")
+        loaded[name] = load_cache(one) if isinstance(one, str) else one
+    if len(loaded) == 1:
+        ((name, cache),) = loaded.items()
+        return [Contender(spec, scheduler, name, cache, schedulers[0][0]) for spec, scheduler in schedulers]
+    first = next(iter(loaded))
+    return [
+        Contender(f"{spec}, {name}", scheduler, name, cache, f"{spec}, {first}")
+        for spec, scheduler in schedulers
+        for name, cache in loaded.items()
+    ]
 
 
 def load_any_model(model: str | Model, device: str, dtype: str | None) -> Model:
@@ -79,3 +105,24 @@ def encode(model: Model, questions: Questions, number: int) -> list[int]:
             f"{model.max_length}: shorten the prompt or lower gen_length"
         )
     return ids
+
+
+def batches_of(model: Model, questions: Sequence[Questions], batch_size: int) -> list[Batch]:
+    """Every prompt as tokens, checked to fit, in batches."""
+    batches: list[Batch] = []
+    for one in questions:
+        ids = [encode(model, one, number) for number in range(len(one.prompts))]
+        for numbers, part in cut(one, ids, batch_size):
+            batches.append(Batch(len(batches), one, numbers, part))
+    return batches
+
+
+def entrants_of(contenders: Sequence[Contender], model: Model) -> list[Entrant]:
+    """What the rows are about; what does not fit the model is found now."""
+    for one in contenders:
+        bind(one.scheduler, model)
+        one.cache.check(model, one.scheduler.replan)
+    return [
+        Entrant(one.name, family(one.scheduler), describe(one.scheduler), one.cache_name, one.baseline)
+        for one in contenders
+    ]

@@ -22,9 +22,8 @@ from dllm_bench.calibration.grid import default_axes, settings, token_field
 from dllm_bench.calibration.observing import Drafts, observe, together
 from dllm_bench.calibration.reliability import reliability
 from dllm_bench.calibration.scheduler_file import identity, name_of, scheduler_file
-from dllm_bench.comparison import batches_of
 from dllm_bench.environment import fingerprint
-from dllm_bench.inputs import check_whole, encode, load_any_model, load_schedulers
+from dllm_bench.inputs import batches_of, check_whole, encode, load_any_model, load_schedulers
 from dllm_bench.measure import Batch, Progress, Report, Run
 from dllm_bench.questions import Questions, Verdict, collect
 from dllm_sdk import ConfigError, Model, Sampler, Scheduler

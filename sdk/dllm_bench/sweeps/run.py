@@ -9,8 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from dllm_bench.comparison import with_caches
-from dllm_bench.inputs import check_whole, load_schedulers
+from dllm_bench.inputs import check_whole, load_schedulers, with_caches
 from dllm_bench.sweeps.engines import Engine, start
 from dllm_bench.sweeps.grid import expand, texts
 from dllm_bench.sweeps.journal import Configuration, SweepJournal

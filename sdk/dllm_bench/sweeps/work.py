@@ -22,10 +22,9 @@ from typing import Any, NamedTuple
 import torch
 
 from dllm_bench.calibration.scheduler_file import warn_elsewhere
-from dllm_bench.comparison import batches_of, entrants_of, with_caches
 from dllm_bench.environment import family, fingerprint
 from dllm_bench.explain import exit_code, explain
-from dllm_bench.inputs import check_whole, load_any_model, load_schedulers
+from dllm_bench.inputs import batches_of, check_whole, entrants_of, load_any_model, load_schedulers, with_caches
 from dllm_bench.measure import WARM_UP_STEPS, Contender, Run
 from dllm_bench.questions import Questions, collect, is_file
 from dllm_bench.results import DEFINITIONS, Entrant, Outcome
