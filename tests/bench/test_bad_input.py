@@ -95,6 +95,12 @@ def test_one_sentence(arguments: list[str], says: list[str]) -> None:
         assert part in line
 
 
+def test_a_task_whose_check_says_yes_or_no() -> None:
+    result = run(*GOOD, "--task", f"{TOYS}:yes_task")
+    assert result.exit_code == 2
+    assert result.stderr.splitlines()[-1].endswith("check must return an object with answer and strict, got True")
+
+
 @pytest.mark.parametrize(
     ("content", "says"),
     [

@@ -114,6 +114,8 @@ other_task = CountTask("other")
 broken_task = CountTask(broken=True)
 empty_task = CountTask("empty")
 object.__setattr__(empty_task, "prompts", lambda split, n, seed: [])
+yes_task = CountTask("yes")
+object.__setattr__(yes_task, "check", lambda prompt, text: True)
 long_task = CountTask("long")
 object.__setattr__(long_task, "prompts", lambda split, n, seed: ["1" * 30] * n)
 
