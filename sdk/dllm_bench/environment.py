@@ -47,11 +47,15 @@ def machine(device: torch.device) -> dict[str, Any]:
 
 
 def state(model: Model) -> dict[str, torch.Tensor]:
-    """The weights of a model, by name; empty for one that has none, such as a wrapped function."""
+    """The weights of a model, by name; empty for one that has none, such as a wrapped function.
+
+    Empty, too, where some have no bytes that could be read: packed by a library, or left on a disk.
+    """
     module = _holder(model)
     if not isinstance(module, torch.nn.Module):
         return {}
-    return {name: tensor for name, tensor in module.state_dict().items() if isinstance(tensor, torch.Tensor)}
+    weights = {name: tensor for name, tensor in module.state_dict().items() if isinstance(tensor, torch.Tensor)}
+    return weights if all(type(one) is torch.Tensor and not one.is_meta for one in weights.values()) else {}
 
 
 def parameters(weights: dict[str, torch.Tensor]) -> int:

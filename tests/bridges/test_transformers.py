@@ -203,6 +203,8 @@ def test_a_number_is_known_by_the_weights_of_the_module() -> None:
     with torch.no_grad():
         next(module.parameters()).add_(1)
     assert len(before["model_sha256"]) == 64 and fingerprint(model, "hf")["model_sha256"] != before["model_sha256"]
+    module.unread = torch.nn.Parameter(torch.empty(1, device="meta"))
+    assert fingerprint(model, "hf")["model_sha256"] is None
 
 
 def test_compare_on_a_folder(folder: Path) -> None:
