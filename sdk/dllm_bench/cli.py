@@ -40,7 +40,10 @@ class Bench(click.Group):
         except click.ClickException as error:
             context = getattr(error, "ctx", None)
             hint = f" (see {context.command_path} --help)" if context is not None else ""
-            click.echo(f"Error: {' '.join(error.format_message().split()).rstrip('.')}{hint}", err=True)
+            text = " ".join(error.format_message().split()).rstrip(".")
+            if "unexpected extra argument" in text:  # --scheduler a b
+                hint = f": an option takes one value, repeat it for the next{hint}"
+            click.echo(f"Error: {text}{hint}", err=True)
             sys.exit(error.exit_code)
         except click.Abort:
             sys.exit(INTERRUPTED)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import ctypes
 import dataclasses
-import hashlib
 import os
 import platform
 import sys
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -15,6 +15,7 @@ import torch
 
 import dllm_sdk
 from dllm_sdk import Model, Scheduler
+from dllm_sdk.model import digest
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
 
@@ -75,21 +76,18 @@ def _holder(model: Model) -> Any:
     return within if isinstance(within, torch.nn.Module) and not isinstance(model, torch.nn.Module) else model
 
 
-def digest(weights: dict[str, torch.Tensor]) -> str:
-    """sha256 over names, dtypes, shapes and bytes, in the order of names: of the weights as loaded, not of a file."""
-    total = hashlib.sha256()
-    for name, tensor in sorted(weights.items()):
-        total.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
-        plain = tensor.detach().to("cpu").contiguous().reshape(-1)
-        total.update(plain.view(torch.uint8).numpy().data)
-    return total.hexdigest()
-
-
-def family(scheduler: Scheduler[Any]) -> str:
-    """A scheduler's class, with those of its parts: what stays when only settings change."""
+def family(scheduler: Scheduler[Any], *, modules: bool = False) -> str:
+    """A scheduler's class, with those of its parts: what stays when only settings change. `modules`: named in full."""
     values: list[Any] = list(vars(scheduler).values()) if dataclasses.is_dataclass(scheduler) else []
-    parts = [family(value) for value in values if isinstance(value, Scheduler)]
-    return type(scheduler).__qualname__ + (f"({', '.join(parts)})" if parts else "")
+    parts = [family(value, modules=modules) for value in values if isinstance(value, Scheduler)]
+    home = f"{type(scheduler).__module__}:" if modules else ""
+    return home + type(scheduler).__qualname__ + (f"({', '.join(parts)})" if parts else "")
+
+
+def families(schedulers: Sequence[Scheduler[Any]]) -> list[str]:
+    """The family of each, by its classes alone if these are known by their names."""
+    names = [(family(one), family(one, modules=True)) for one in schedulers]
+    return [full if any(a == short and b != full for a, b in names) else short for short, full in names]
 
 
 def peak_rss() -> int | None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from dllm_bench.environment import family
+from dllm_bench.environment import families
 from dllm_bench.measure import Batch, Contender, cut
 from dllm_bench.questions import Questions
 from dllm_bench.results import Entrant
@@ -37,13 +37,14 @@ def load_schedulers(schedulers: Sequence[str | Scheduler[Any]]) -> list[tuple[st
         raise ConfigError("there is no scheduler to compare: give at least one")
     named: dict[str, Scheduler[Any]] = {}
     for one in schedulers:
-        name = one if isinstance(one, str) else repr(one)
-        if name in named:
-            raise ConfigError(f"scheduler {name} is given twice: give each once")
         loaded = load_scheduler(one) if isinstance(one, str) else one
         if not isinstance(loaded, Scheduler):
             raise ConfigError(f"a scheduler must be a SPEC or an instance of a Scheduler subclass, got {one!r}")
-        named[name] = loaded
+        name = one if isinstance(one, str) else repr(one)
+        if name in named and describe(named[name]) == describe(loaded):
+            raise ConfigError(f"scheduler {name} is given twice: give each once")
+        # One with another table or head, of which a repr may say nothing, gets a number.
+        named[next(new for new in (name, *(f"{name} #{n}" for n in range(2, 99))) if new not in named)] = loaded
     return list(named.items())
 
 
@@ -122,7 +123,8 @@ def entrants_of(contenders: Sequence[Contender], model: Model) -> list[Entrant]:
     for one in contenders:
         bind(one.scheduler, model)
         one.cache.check(model, one.scheduler.replan)
+    known = families([one.scheduler for one in contenders])
     return [
-        Entrant(one.name, family(one.scheduler), describe(one.scheduler), one.cache_name, one.baseline)
-        for one in contenders
+        Entrant(one.name, family, describe(one.scheduler), one.cache_name, one.baseline)
+        for one, family in zip(contenders, known, strict=True)
     ]

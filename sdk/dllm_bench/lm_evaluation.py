@@ -164,8 +164,9 @@ def _load(task: str) -> list[Any]:
         raise ConfigError(f"there is no task file {task}")
     manager = TaskManager(include_defaults=not is_file)
     if not is_file and task not in manager.all_tasks:
-        near = ", ".join(get_close_matches(task, manager.all_tasks, 3)) or "lm-eval ls tasks lists them"
-        raise ConfigError(f"lm-evaluation-harness has no task {task!r}: {near}; a task of your own is a FILE.yaml")
+        near = get_close_matches(task, manager.all_tasks, 3)
+        hint = f"did you mean {' or '.join(near)}?" if near else "lm-eval ls tasks lists them;"
+        raise ConfigError(f"lm-evaluation-harness has no task {task!r}; {hint} a task of your own is a FILE.yaml")
     try:
         if is_file:
             with chdir(path.parent):  # so that data_files are found beside it

@@ -1,4 +1,4 @@
-"""How far a run is, on stderr: a line that renews itself on a terminal, else one line per task. Never on stdout."""
+"""How far a run is, on stderr: a line that renews itself on a terminal, else a line now and then. Never on stdout."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from dllm_bench.measure import Progress
 
 _BAR = 24
+_SILENCE = 30.0  # seconds without a line, off a terminal
 
 
 class Meter:
@@ -20,16 +21,19 @@ class Meter:
         self.stream, self.live = stream, stream.isatty()
         self.done = self.total = 0
         self._start: float | None = None
-        self._task = ""
+        self._task, self._said = "", 0.0
 
     def __call__(self, at: Progress) -> None:
         """Show a step forward."""
         self.done, self.total = at.done, at.total
-        self._start = time.monotonic() if self._start is None else self._start
+        now = time.monotonic()
+        self._start = now if self._start is None else self._start
         if self.live:
             self._draw(at)
-        elif at.task and at.task != self._task:
-            print(f"{at.task}: {at.done} of {at.total} generations done", file=self.stream, flush=True)
+        elif at.task and (at.task != self._task or now - self._said >= _SILENCE):
+            left = self._left() if at.task == self._task else ""
+            print(f"{at.task}: {at.done} of {at.total} generations done{left}", file=self.stream, flush=True)
+            self._said = now
         self._task = at.task
 
     def _draw(self, at: Progress) -> None:
@@ -47,7 +51,7 @@ class Meter:
         if not self.done or self._start is None:
             return ""
         seconds = (time.monotonic() - self._start) * (self.total - self.done) / self.done
-        return f"  {int(seconds) // 60}:{int(seconds) % 60:02d} left"
+        return f", {int(seconds) // 60}:{int(seconds) % 60:02d} left"
 
     def clear(self) -> None:
         """Take the bar away."""

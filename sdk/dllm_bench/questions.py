@@ -135,7 +135,7 @@ def _question(where: str, line: str) -> tuple[str, str | None]:
     try:
         entry = json.loads(line)
     except (json.JSONDecodeError, RecursionError) as error:
-        raise ConfigError(f"{where} is not JSON: {error}") from None
+        raise ConfigError(f"{where} is not JSON: {getattr(error, 'msg', error)}") from None
     if not isinstance(entry, dict):
         raise ConfigError(f'{where} must be an object such as {{"prompt": "..."}}, got {line.strip()[:60]!r}')
     if "prompt" not in entry:

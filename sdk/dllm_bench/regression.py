@@ -148,6 +148,8 @@ def _matched(a: Comparison, b: Comparison) -> list[tuple[Row, Row]]:
     pairs = []
     for row in a.rows:
         same = [one for one in left if (one.family, one.fields, one.cache) == (row.family, row.fields, row.cache)]
+        # A head that was trained anew is another field, and still what is to be compared.
+        same = same or [one for one in left if one.scheduler == row.scheduler and one.cache == row.cache]
         if not same:
             names = ", ".join(one.scheduler for one in b.rows)
             raise ConfigError(

@@ -20,6 +20,11 @@ _NARROWEST_NAME = 16  # a longer spec is broken over lines
 Style = Callable[[str], str]
 
 
+def counted(number: int, what: str) -> str:
+    """1 prompt, 2 prompts."""
+    return f"{number} {what}{'s' * (number != 1)}"
+
+
 def percent(share: float | None) -> str:
     """A share with one digit, without its sign; - for None."""
     return "-" if share is None else f"{100 * share:.1f}"
@@ -70,10 +75,10 @@ def title(comparison: Comparison) -> str:
     about: Mapping[str, Any] = comparison.environment
     names, tasks = ", ".join(comparison.tasks), f"{len(comparison.tasks)} tasks"
     temperature = f", temperature {about['temperature']:g}" if about.get("temperature") else ""
-    threads = f"{about.get('threads')} thread{'s' * (about.get('threads') != 1)}"
+    threads = counted(about.get("threads", 0), "thread")
     dtype = f"{about['dtype']}, " if about.get("dtype") else ""
     parts = (
-        f"{about.get('model')} on {comparison.rows[0].n} prompts of {names if len(names) < 60 else tasks}",
+        f"{about.get('model')} on {counted(comparison.rows[0].n, 'prompt')} of {names if len(names) < 60 else tasks}",
         f"{about.get('device')}, {threads}, {dtype}batches of up to {about.get('batch_size')}, "
         f"seed {about.get('seed')}{temperature}",
     )
@@ -108,8 +113,9 @@ def remarks(comparison: Comparison) -> list[str]:
     """What the numbers say, and what to know about the run."""
     said = (one.sentence() for one in comparison.differences)
     areas = (
-        f"AUP of {one.family}{'' if one.cache == 'none' else f', {one.cache}'} over {len(one.schedulers)} settings: "
-        f"{one.aup:.0f} (area under accuracy in % against tokens per forward pass)."
+        f"AUP of {one.family}{'' if one.cache == 'none' else f', {one.cache}'} over "
+        f"{counted(len(one.schedulers), 'setting')}: {one.aup:.0f} "
+        "(area under accuracy in % against tokens per forward pass)."
         for one in comparison.aup
     )
     return [*filter(None, said), *areas, *comparison.notes]

@@ -23,17 +23,33 @@ def as_toml(value: Any) -> str:
         return "[" + ",".join(map(as_toml, value)) + "]"
     if isinstance(value, int | float):
         return repr(value)
-    from dllm_sdk import Scheduler
-
-    if not isinstance(value, Scheduler):
-        return repr(value)
     fields = ",".join(f"{name}={as_toml(item)}" for name, item in fields_of(value).items())
     return as_toml(f"{type(value).__module__}:{type(value).__qualname__}" + f":{fields}" * bool(fields))
 
 
 def fields_of(scheduler: Scheduler[Any]) -> dict[str, Any]:
-    """Its hyperparameters; those that are None are left to their default, since TOML has no such value."""
+    """Its hyperparameters, without what TOML cannot hold, such as None, tables and heads: these the class makes."""
+    return {name: value for name, value in _values(scheduler).items() if _has_form(value)}
+
+
+def left_out(scheduler: Scheduler[Any]) -> list[str]:
+    """The fields that TOML cannot hold."""
+    return [name for name, value in _values(scheduler).items() if not _has_form(value)]
+
+
+def _values(scheduler: Scheduler[Any]) -> dict[str, Any]:
     if not dataclasses.is_dataclass(scheduler):
         return {}
-    values = {item.name: getattr(scheduler, item.name) for item in dataclasses.fields(scheduler) if item.init}
-    return {name: value for name, value in values.items() if value is not None}
+    return {item.name: getattr(scheduler, item.name) for item in dataclasses.fields(scheduler) if item.init}
+
+
+def _has_form(value: Any) -> bool:
+    if isinstance(value, str | int | float):
+        return True
+    if isinstance(value, Mapping):
+        return all(map(_has_form, value.values()))
+    if isinstance(value, Sequence):
+        return all(map(_has_form, value))
+    from dllm_sdk import Scheduler
+
+    return isinstance(value, Scheduler)

@@ -23,6 +23,7 @@ from dllm_bench.writing import write_whole
 from dllm_sdk import Cache, ConfigError, Model, Sampler, Scheduler, Trace, generate, load_cache
 from dllm_sdk.model import bind
 
+_PROMPTS = 100_000
 _ABOUT = ("model", "model_sha256", "device", "dtype")
 
 Style = Callable[[str, float], str]
@@ -100,6 +101,8 @@ def trace(
     arguments and errors are those of `compare`.
     """
     check_whole("number", number, 0)
+    if number >= _PROMPTS:
+        raise ConfigError(f"number must be below {_PROMPTS}, since all prompts before it are made, too; got {number}")
     check_whole("seed", seed, 0)
     check_whole("gen_length", gen_length, 1, optional=True)
     named = load_schedulers(schedulers)

@@ -181,9 +181,7 @@ def _load_path(kind: Kind, where: str, attribute: str) -> Any:
 def _load_file(path: Path) -> Any:
     if not path.is_file():
         raise FileNotFoundError(path)
-    name = path.stem.replace(".", "_")
-    while (found := importlib.util.find_spec(name)) and Path(found.origin or "").resolve() != path.resolve():
-        name += "_"  # another module's, which whoever imports it must still get
+    name = str(path)  # so that two files of one name are two modules, and neither takes an installed one's
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
         raise ImportError(f"cannot import {path}")

@@ -84,6 +84,7 @@ def test_good_input_is_good() -> None:
         (["--dtype", "int64"], ["'int64'", "floating-point"]),
         (["--format", "xml"], ["'xml'", "json"]),
         (["--sheduler", "adablock"], ["--sheduler", "--scheduler"]),
+        (["--scheduler", "fixed-block", "adablock"], ["(adablock): an option takes one value, repeat it for the next"]),
         (["--output", TOYS], ["toys.py", "must be a folder"]),
         (["--output", "/proc/nothing/here"], ["/proc/nothing/here", "cannot be written"]),
     ],
@@ -184,7 +185,7 @@ def test_checkpoints(checkpoint: Path, spoil: str, says: list[str]) -> None:
         config.write_text("{")
     result = run("compare", "--model", "tiny:model", "--task", "expr", "--limit", "1", "--scheduler", "fixed-block")
     if spoil == "nothing":
-        assert result.exit_code == 0 and "tiny:model on 1 prompts of expr" in result.stdout
+        assert result.exit_code == 0 and "tiny:model on 1 prompt of expr" in result.stdout
         return
     line = sentence(result)
     for part in ["tiny:model", *says]:
@@ -226,6 +227,7 @@ def test_a_broken_plug_in_does_not_break_the_list(broken_plugin: None) -> None:
         (["check"], ["SPEC"]),
         (["chek"], ["'chek'"]),
         (["list", "--format", "csv"], ["'csv'"]),
+        (["trace", "--number", "99999999"], ["number must be below 100000", "got 99999999"]),
     ],
 )
 def test_other_commands(arguments: list[str], says: list[str]) -> None:

@@ -143,6 +143,21 @@ def test_the_command_writes_a_file_that_other_commands_take() -> None:
     assert line == "Warning: @fast.toml was calibrated for the tasks count, not other: its thresholds may not fit"
 
 
+def test_a_file_holds_what_toml_can_hold() -> None:
+    code = "from dataclasses import dataclass, field\nimport torch\nfrom dllm_strategies import Threshold\n"
+    head = "field(default_factory=lambda: torch.nn.Linear(1, 1), compare=False)"
+    fields = f"    head: torch.nn.Module = {head}\n    cut: float | None = None\n"
+    Path("mine.py").write_text(f"{code}@dataclass(frozen=True)\nclass Mine(Threshold):\n{fields}", encoding="utf-8")
+    own = ["mine.py:Mine" if one == "threshold" else one for one in GOOD]
+    result = run(*own, *GRID, "--output", "fast.toml")
+    assert result.exit_code == 0, result.output
+    text = Path("fast.toml").read_text(encoding="utf-8")
+    assert [line for line in text.splitlines() if "TOML" in line] == [
+        f"# Not here, since TOML cannot hold it: {name}." for name in ("head", "cut")
+    ]
+    assert type(load_scheduler("@fast.toml").head).__name__ == "Linear"
+
+
 @pytest.mark.parametrize("option", ["--page", "--output"])
 def test_what_is_written_is_written_whole(option: str, monkeypatch: pytest.MonkeyPatch) -> None:
     write = Path.write_text

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -249,6 +250,40 @@ def test_temperature_and_seed_are_used() -> None:
     texts = [[outcome.text for outcome in run.outcomes] for run in runs]
     assert texts[0] == texts[1] != texts[2]
     assert runs[0].environment["temperature"] == 40.0
+
+
+@dataclass(frozen=True)
+class Headed(Pairs):
+    """Two settings of equal repr."""
+
+    head: torch.Tensor = field(default_factory=lambda: torch.zeros(2), compare=False, repr=False)
+
+
+def test_heads_of_equal_repr_are_two_rows() -> None:
+    heads = [Headed(head=torch.full((2,), float(n))) for n in range(3)]
+    found = compare(counting(6), heads, [task], limit=4)
+    assert [row.scheduler for row in found.rows] == [f"{heads[0]!r}{end}" for end in ("", " #2", " #3")]
+    digests = [row.fields["head"] for row in found.rows]
+    assert len(set(digests)) == 3 and all(one.startswith("Tensor ") for one in digests)
+    assert [row.fields["head"] for row in compare(counting(6), heads, [task], limit=4).rows] == digests
+    with pytest.raises(ConfigError, match="is given twice"):
+        compare(counting(6), [Headed(), Headed()], [task], limit=4)
+    again = diff(found, compare(counting(6), [replace(one, head=one.head + 9) for one in heads], [task], limit=4))
+    assert len(again.changes) == 3  # trained anew, and still what is compared
+
+
+def test_classes_of_one_name_are_two_families(tmp_path: Path) -> None:
+    for folder, number in (("x", 2), ("y", 3)):
+        (tmp_path / folder).mkdir()
+        code = f"from dataclasses import dataclass\nfrom tests.bench.toys import Pairs\nNUMBER = {number}\n"
+        (tmp_path / folder / "mine.py").write_text(f"{code}@dataclass(frozen=True)\nclass Mine(Pairs):\n    pass\n")
+    specs = [f"{tmp_path}/{name}/mine.py:Mine{end}" for name in "xy" for end in ("", ":block=4")]
+    found = compare(counting(6), [*specs, "fixed-block"], [task], limit=4)
+    assert [row.family for row in found.rows] == [
+        *(f"{tmp_path}/{name}/mine.py:Mine" for name in "xxyy"),
+        "FixedBlock",
+    ]
+    assert [one.family for one in found.aup] == [f"{tmp_path}/{name}/mine.py:Mine" for name in "xy"]
 
 
 def test_fields_are_json_whatever_they_hold() -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from click.testing import CliRunner, Result
 
 import dllm_bench.sweeps.journal
@@ -149,6 +150,16 @@ def test_changed_code_is_another_configuration() -> None:
     Path("mine.py").write_text(f"{own}# changed\n")
     found = sweep(["mine.py:Mine"], output="out", **SETTINGS)
     assert len(lines("done")) == 2 and len(found.rows) == 1 and "code changed" in found.notes[-1]
+
+
+def test_a_head_that_was_trained_anew_is_another_configuration() -> None:
+    code = "from dataclasses import dataclass, field\nimport torch\nfrom tests.bench.toys import Pairs\n"
+    load = "field(default_factory=lambda: torch.load('head.pt'), compare=False, repr=False)"
+    Path("mine.py").write_text(f"{code}@dataclass(frozen=True)\nclass Mine(Pairs):\n    head: torch.Tensor = {load}\n")
+    for done, value in enumerate((0.0, 1.0, 1.0)):
+        torch.save(torch.full((3,), value), "head.pt")
+        sweep(["mine.py:Mine"], output="out", **SETTINGS)
+        assert len(lines("done")) == min(done, 1) + 1
 
 
 @pytest.mark.parametrize(

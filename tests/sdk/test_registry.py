@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from dllm_sdk import ConfigError, RegistryError, load_model, load_scheduler, load_task, registry
+from dllm_sdk.testing import check_scheduler
 from dllm_strategies import AdaBlock, FixedBlock
 
 MINE = '''"""A plug-in."""
@@ -131,7 +132,10 @@ def test_files_of_one_name_and_of_a_modules_name_are_apart(folder: Path) -> None
     (folder / "colorsys.py").write_text(MINE, encoding="utf-8")
     found = [load_scheduler(f"./{name}:Mine") for name in ("mine.py", "other/mine.py", "colorsys.py", "mine.py")]
     assert [one.count for one in found] == [2, 3, 2, 2]
-    assert all(vars(sys.modules[type(one).__module__])["Mine"].count == one.count for one in found)
+    names = [type(one).__module__ for one in found]
+    assert names == ["mine.py", "other/mine.py", "colorsys.py", "mine.py"]  # whatever was loaded before
+    assert all(vars(sys.modules[name])["Mine"].count == one.count for name, one in zip(names, found, strict=True))
+    assert check_scheduler(found[1], examples=3).obstacle is None  # the compiler looks modules up as well
     assert importlib.import_module("colorsys").rgb_to_hsv(0, 0, 0) == (0, 0, 0)
 
 

@@ -17,11 +17,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from dllm_bench.environment import digest, state
+from dllm_bench.environment import state
 from dllm_bench.questions import is_file
-from dllm_bench.toml import as_toml, fields_of
+from dllm_bench.toml import as_toml, fields_of, left_out
 from dllm_sdk import Model, Scheduler
 from dllm_sdk.errors import CalibrationWarning
+from dllm_sdk.model import digest
 from dllm_sdk.registry import available, load_task, read_spec, split
 
 _PROBE = 8  # prompts that stand for a task
@@ -30,7 +31,9 @@ _PROBE = 8  # prompts that stand for a task
 def scheduler_file(name: str, scheduler: Scheduler[Any], calibration: Mapping[str, Any], comment: str) -> str:
     """The text of the file."""
     tables = {"fields": fields_of(scheduler), "calibration": calibration}
-    lines = [f"# {comment}", f"scheduler = {as_toml(name)}"]
+    absent = left_out(scheduler)
+    lines = [f"# {comment}", *(f"# Not here, since TOML cannot hold it: {one}." for one in absent)]
+    lines.append(f"scheduler = {as_toml(name)}")
     for title, table in tables.items():
         lines += ["", f"[{title}]", *(f"{key} = {as_toml(value)}" for key, value in table.items() if value is not None)]
     return "\n".join(lines) + "\n"
