@@ -296,7 +296,7 @@ def digest(tensors: Mapping[str, Tensor]) -> str:
 
 def _resolve(field: str, value: int | str | tuple[int | str, ...], model: Model) -> tuple[int, ...]:
     ids: list[int] = []
-    for item in value if isinstance(value, tuple) else (value,):
+    for item in value if isinstance(value, Iterable) and not isinstance(value, str) else (value,):
         if not isinstance(item, int | str) or item == "":
             raise ConfigError(f"{field} must be token ids, or texts that tokens contain, got {value!r}")
         if isinstance(item, int):

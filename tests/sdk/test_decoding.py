@@ -470,6 +470,7 @@ def test_a_text_needs_a_tokenizer() -> None:
 def test_a_single_id_is_one_and_an_empty_text_is_none() -> None:
     model = ToyModel(11, eos=False).build()
     assert look_up(load_scheduler("adablock:delimiters=5"), model).delimiters == (5,)
+    assert look_up(AdaBlock([5, 6]), model).delimiters == (5, 6)
     assert look_up(load_scheduler("early-eos:eos=0"), model).eos == (0,)
     for wrong in ("", ("a", ""), (1.5,), None):
         with pytest.raises(ConfigError, match=r"AdaBlock.delimiters must be token ids, or texts that tokens contain"):

@@ -89,7 +89,7 @@ def obstacle(scheduler: Scheduler[Any], size: int, *, eos_ids: tuple[int, ...] =
 class Rehearsal:
     """What was seen."""
 
-    # "gen_length" if it was read, "stop" where it stopped rows, "block" where it planned less than the block.
+    # gen_length and key, if it asked for them; "stop" where it stopped rows, "block" where it planned less than that.
     read: frozenset[str]
     remembers: bool  # whether the second block would be decided otherwise without the state of the first
 
@@ -163,7 +163,7 @@ class _Watched(Wrapper):
 
         class Seen(View):
             def __getattribute__(self, name: str) -> Any:
-                if name == "gen_length":
+                if name in ("gen_length", "key"):
                     note(name)
                 return super().__getattribute__(name)
 
