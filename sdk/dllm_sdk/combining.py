@@ -62,6 +62,18 @@ class Wrapper(Scheduler[Any]):
         return self.inner.select(view, state)
 
 
+def telling(view: View, note: Callable[[str], object]) -> View:
+    """The view, for a wrapper that watches: `note` is called with the name of every field that is asked for."""
+
+    class Telling(View):
+        def __getattribute__(self, name: str) -> Any:
+            if name in View._fields:
+                note(name)
+            return super().__getattribute__(name)
+
+    return Telling(*view)
+
+
 def _has_state(scheduler: Scheduler[Any]) -> bool:
     """Whether it has one of its own, or wraps one that has."""
     while isinstance(scheduler, Wrapper) and type(scheduler).init is Wrapper.init:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
 
-from dllm_sdk.combining import Wrapper
+from dllm_sdk.combining import Wrapper, telling
 from dllm_sdk.compiling import line_of, obstacle
 from dllm_sdk.contract import map_tensors
 from dllm_sdk.decoding import decode
@@ -119,12 +119,12 @@ def oversights(scheduler: Scheduler[Any]) -> list[str]:
         if seen.asked == {"plan", "select"}:
             break
     found = []
-    if seen.looked_at and type(scheduler).horizon is Scheduler.horizon:
-        names = " and ".join(f"view.{name}" for name in View._fields if name in seen.looked_at)
-        found.append(f"plan looks at {names}, and there is nothing to see before a forward pass: override `horizon`")
-    if seen.wishes and type(scheduler).revises is Scheduler.revises:
-        names = " and ".join(seen.wishes)
-        found.append(f"select returns `{names}`, which has no effect before `revises` is overridden")
+    looks = " and ".join(f"view.{name}" for name in ("draft", "confidence", "logits") if name in seen.looked_at)
+    if looks and type(scheduler).horizon is Scheduler.horizon:
+        found.append(f"plan looks at {looks}, and there is nothing to see before a forward pass: override `horizon`")
+    wishes = " and ".join(f"`{name}`" for name in seen.wishes)
+    if wishes and type(scheduler).revises is Scheduler.revises:
+        found.append(f"select returns {wishes}, which has no effect before `revises` is overridden")
     if not (is_dataclass(scheduler) and type(scheduler).__dataclass_params__.frozen):
         found.append("it is no frozen dataclass, so two that are equal are not known to be: @dataclass(frozen=True)")
     return found
@@ -306,15 +306,7 @@ class _Looks(Wrapper):
 
     def plan(self, view: View, state: Any) -> tuple[Tensor, Any]:
         self.asked.add("plan")
-        note: Callable[[str], None] = self.looked_at.add
-
-        class Seen(View):
-            def __getattribute__(self, name: str) -> Any:
-                if name in ("draft", "confidence", "logits"):
-                    note(name)
-                return super().__getattribute__(name)
-
-        return self.inner.plan(Seen(*view), state)
+        return self.inner.plan(telling(view, self.looked_at.add), state)
 
     def select(self, view: View, state: Any) -> tuple[Decision, Any]:
         self.asked.add("select")

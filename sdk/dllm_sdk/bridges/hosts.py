@@ -6,7 +6,6 @@ Knows the protocol and no host's code; `HOSTS` says in words what each one is mi
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,7 +13,7 @@ import torch
 from torch import Tensor
 
 from dllm_sdk.bridges.block import Asked, Stepped, bound, open_block, step
-from dllm_sdk.combining import Wrapper
+from dllm_sdk.combining import Wrapper, telling
 from dllm_sdk.errors import ConfigError
 from dllm_sdk.registry import load_scheduler
 from dllm_sdk.rules import hash_with, to_unit
@@ -89,7 +88,7 @@ def obstacle(scheduler: Scheduler[Any], size: int, *, eos_ids: tuple[int, ...] =
 class Rehearsal:
     """What was seen."""
 
-    # gen_length and key, if it asked for them; "stop" where it stopped rows, "block" where it planned less than that.
+    # The fields of a view that it asked for; "stop" where it stopped rows, "block" where it planned less than that.
     read: frozenset[str]
     remembers: bool  # whether the second block would be decided otherwise without the state of the first
 
@@ -147,24 +146,13 @@ class _Watched(Wrapper):
     read: set[str] = field(default_factory=set)
 
     def plan(self, view: View, state: Any) -> tuple[Tensor, Any]:
-        block, moved = self.inner.plan(self._watch(view), state)
+        block, moved = self.inner.plan(telling(view, self.read.add), state)
         if not torch.equal(block & view.open, view.open):
             self.read.add("block")
         return block, moved
 
     def select(self, view: View, state: Any) -> tuple[Decision, Any]:
-        decision, moved = self.inner.select(self._watch(view), state)
+        decision, moved = self.inner.select(telling(view, self.read.add), state)
         if decision.stop is not None:
             self.read.add("stop")
         return decision, moved
-
-    def _watch(self, view: View) -> View:
-        note: Callable[[str], None] = self.read.add
-
-        class Seen(View):
-            def __getattribute__(self, name: str) -> Any:
-                if name in ("gen_length", "key"):
-                    note(name)
-                return super().__getattribute__(name)
-
-        return Seen(*view)
