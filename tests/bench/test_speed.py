@@ -188,6 +188,23 @@ def test_the_trained_model_decodes_real_prompts() -> None:
     assert adaptive.tpf > 1.5 and adaptive.batch_size == 8
 
 
+def test_decisions_of_named_schedulers_are_measured() -> None:
+    """As many steps as they take on random logits, and none of the model's work."""
+    specs = ("fixed-block:block=8,steps=2", "fixed-block:block=8,steps=8")
+    sizes = ["--batch-size", "2", "--cache", "none", "--prompt-length", "4", "--gen-length", "16", "--rounds", "2"]
+    call = ["speed", "--model", "random:tiny", *sizes]
+    result = run(*call, *(part for spec in specs for part in ("--scheduler", spec)), "--format", "json")
+    assert result.exit_code == 0, result.output
+    found = Speed.from_dict(json.loads(result.stdout))
+    assert [(one.scheduler, one.nfe) for one in found.decisions] == [(specs[0], 4), (specs[1], 16)]
+    assert all(one.ms.n == one.batch_size == 2 and one.ms.median > 0 for one in found.decisions)
+    assert "decisions of, backend, batch" in str(found) and f"{specs[0]}, eager, 2" in found.to("md")
+    assert found.environment["schedulers"] == list(specs)
+    older = {name: value for name, value in found.to_dict().items() if name != "decisions"}
+    assert not Speed.from_dict(older).decisions
+    assert "did you mean 'threshold'" in run(*call, "--scheduler", "treshold").stderr
+
+
 def test_the_budget_is_kept_and_what_is_left_out_is_named() -> None:
     result = run("speed", "--model", "random:tiny", "--budget", "0.001", "--format", "json")
     assert result.exit_code == 0, result.output

@@ -48,6 +48,14 @@ if TYPE_CHECKING:
     show_default=True,
     help="What the race commits: whatever reaches 0.9, or an equal share in each of --steps steps.",
 )
+@click.option(
+    "--scheduler",
+    "schedulers",
+    metavar="SPEC",
+    multiple=True,
+    shell_complete=options.names("scheduler"),
+    help="Measure what its decisions cost, too; repeat it.",
+)
 @click.option("--budget", default=120.0, show_default=True, help="Seconds after which nothing new is begun.")
 @click.option("--threads", type=int, help="CPU threads.  [default: torch's choice]")
 @click.option("--device", default="cpu", show_default=True, help="As torch names it: cpu, cuda, cuda:1.")

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 from dllm_bench.render import csv_lines, grid, json_lines, pipe_table, wrap
 from dllm_bench.timing.clocks import Spread
-from dllm_bench.timing.results import Race, Rate, Speed, StepCost
+from dllm_bench.timing.results import DecisionCost, Race, Rate, Speed, StepCost
 
 Style = Callable[[str], str]
 
@@ -19,7 +19,7 @@ Filled: TypeAlias = tuple[Sequence[str], Sequence[tuple[str, Sequence[str]]], st
 
 
 class Table(NamedTuple):
-    """One of the three, ready to be set."""
+    """One of the four, ready to be set."""
 
     name: str
     corner: str
@@ -34,6 +34,7 @@ def tables(speed: Speed) -> list[Table]:
         Table("Against a research-style loop", "cache, backend", *_races(speed.races)),
         Table("Steps", "step, backend, batch", *_steps(speed.steps, speed.environment)),
         Table("Tokens per second", "work, cache, backend, batch", *_rates(speed.rates)),
+        Table("Decisions", "decisions of, backend, batch", *_decisions(speed.decisions)),
     )
     return [one for one in found if one.rows]
 
@@ -57,8 +58,9 @@ def _races(races: Sequence[Race]) -> Filled:
     ]
     rule = races[0].rule if races else ""
     counts = " to ".join(f"{n}" for n in sorted({one.speedup.n for one in races}))
+    prompts = "1 prompt" if counts == "1" else f"{counts} prompts"
     legend = (
-        f"{rule}; {counts} prompts, one at a time, both loops in turn. equal: prompts with the same tokens and NFE; "
+        f"{rule}; {prompts}, one at a time, both loops in turn. equal: prompts with the same tokens and NFE; "
         "ms: per forward pass, of the whole generation; speed-up: time of the research-style loop / ours, median over "
         "prompts [quartiles]; prepare: seconds of compiling and capturing, before."
     )
@@ -113,6 +115,21 @@ def _rates(rates: Sequence[Rate]) -> Filled:
         "where that was done for a part above."
     )
     return ("NFE", "TPF", "tokens/s", "prepare"), rows, legend
+
+
+def _decisions(decisions: Sequence[DecisionCost]) -> Filled:
+    rows = [
+        (
+            f"{one.scheduler}, {one.backend}, {one.batch_size}",
+            (f"{one.nfe:.1f}", _spread(one.ms), _spread(one.cpu_ms)),
+        )
+        for one in decisions
+    ]
+    legend = (
+        "A step with a model that costs nothing and gives random logits, without a cache, median [quartiles] over "
+        "generations, all schedulers in turn: of a step of theirs, the part that is not the model's."
+    )
+    return ("NFE", "ms", "CPU ms"), rows, legend
 
 
 def _ms(value: float) -> str:
@@ -173,7 +190,12 @@ def csv(speed: Speed) -> str:
 
 
 def _records(speed: Speed) -> list[dict[str, Any]]:
-    kinds: dict[str, Sequence[Any]] = {"race": speed.races, "step": speed.steps, "rate": speed.rates}
+    kinds: dict[str, Sequence[Any]] = {
+        "race": speed.races,
+        "step": speed.steps,
+        "rate": speed.rates,
+        "decision": speed.decisions,
+    }
     return [{"table": kind} | asdict(one) for kind, rows in kinds.items() for one in rows]
 
 

@@ -67,7 +67,19 @@ class Rate:
     preparation_s: float  # seconds that went into compiling and capturing, during the warm-up; 0: all was known
 
 
-_TABLES: dict[str, Any] = {"races": Race, "steps": StepCost, "rates": Rate}
+@dataclass(frozen=True)
+class DecisionCost:
+    """A step of a scheduler with a model that costs nothing and gives random logits."""
+
+    scheduler: str
+    backend: str
+    batch_size: int
+    nfe: float  # mean over rows
+    ms: Spread
+    cpu_ms: Spread
+
+
+_TABLES: dict[str, Any] = {"races": Race, "steps": StepCost, "rates": Rate, "decisions": DecisionCost}
 
 
 @dataclass(frozen=True)
@@ -80,6 +92,7 @@ class Speed:
     rates: Sequence[Rate]
     environment: Mapping[str, Any] = field(repr=False)  # versions, machine and settings
     notes: Sequence[str] = field(repr=False)
+    decisions: Sequence[DecisionCost] = ()  # of the schedulers that were asked for
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data."""
@@ -89,7 +102,8 @@ class Speed:
     def from_dict(cls, data: Mapping[str, Any]) -> Speed:
         """From what `to_dict` gave. Raises ConfigError for anything else."""
         try:
-            tables = {name: [_record(kind, row) for row in data[name]] for name, kind in _TABLES.items()}
+            whole = {"decisions": [], **data}  # older results have none
+            tables = {name: [_record(kind, row) for row in whole[name]] for name, kind in _TABLES.items()}
             return cls(
                 ceilings=Ceilings(**data["ceilings"]), environment=data["environment"], notes=data["notes"], **tables
             )

@@ -2,27 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import zip_longest
-from typing import Literal, NamedTuple, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import torch
 
 from dllm_bench.environment import dtype_of, machine, parameters, state
-from dllm_bench.inputs import check_whole, encode, load_any_model
+from dllm_bench.inputs import check_whole, encode, load_any_model, load_schedulers
 from dllm_bench.questions import collect
 from dllm_bench.timing.ceilings import measure_ceilings
 from dllm_bench.timing.clocks import Deadline
 from dllm_bench.timing.races import Track, race
 from dllm_bench.timing.research import CACHES, PUBLIC_FIGURES, ResearchModel, quota_rule, threshold_rule
 from dllm_bench.timing.results import Speed
-from dllm_bench.timing.steps import rates, rounds, step_costs
+from dllm_bench.timing.steps import decision_costs, rates, rounds, step_costs
 from dllm_bench.timing.work import Job, random_prompts
-from dllm_sdk import ConfigError, DllmError, Model, execution, load_scheduler
+from dllm_sdk import ConfigError, DllmError, Model, Scheduler, execution, load_scheduler
 from dllm_sdk.compiling import line_of
 from dllm_sdk.execution import Backend, check_runs
+from dllm_sdk.model import bind
 
 THRESHOLD = 0.9
 ADAPTIVE_PROMPTS = 8  # at least; a smaller batch decodes them in several
@@ -46,6 +47,7 @@ class Setting:
     steps: int
     rounds: int
     rule: Rule
+    schedulers: Mapping[str, Scheduler[Any]]  # whose decisions are measured, too; bound to the model
 
     def __post_init__(self) -> None:
         """Check the fields."""
@@ -70,6 +72,11 @@ class Setting:
         scheduler = load_scheduler(f"fixed-block:block={self.block},steps={self.steps}")
         prompts = random_prompts(self.model, batch_size, self.prompt_length, seed=0)
         return Job(self.model, scheduler, prompts, [self.gen_length] * batch_size, cache)
+
+    def decided(self, batch_size: int) -> dict[str, Job]:
+        """The same random ids with each scheduler."""
+        job = self.forced("none", batch_size)
+        return {name: replace(job, scheduler=scheduler) for name, scheduler in self.schedulers.items()}
 
     def track(self, cache: str) -> Track:
         """The race on random ids, and one prompt to warm up with."""
@@ -106,7 +113,7 @@ class Part(NamedTuple):
     measure: Callable[[Speed, Callable[[], bool]], Speed]
 
 
-def speed(
+def speed(  # noqa: PLR0913  one per option of the command
     model: str | Model = "tiny",
     *,
     backends: Sequence[Backend] = ("eager",),
@@ -118,6 +125,7 @@ def speed(
     steps: int = 8,
     rounds: int = 10,
     rule: Rule = "threshold",
+    schedulers: Sequence[str | Scheduler[Any]] = (),
     budget: float = 120.0,
     threads: int | None = None,
     device: str = "cpu",
@@ -128,7 +136,8 @@ def speed(
 
     `model` as for `compare`; `random:SHAPE` has random weights of a known shape. The race decodes `rounds` random
     prompts with each of the `caches` that the model can use, with `rule` "threshold" 0.9 or with a forced number of
-    `steps` per block, which is also how steps are measured, for each of the batch sizes. Everything is decoded with
+    `steps` per block, which is also how steps are measured, for each of the batch sizes. Of `schedulers`, SPECs or
+    objects, the decisions are measured, with a model that costs nothing. Everything is decoded with
     every backend in turn, round by round, so that a machine that slows down slows all of them. No part begins after
     `budget` seconds, and each has an equal share of what is left; what was left out is in the notes. `threads`: of the
     CPU; None: as torch has it.
@@ -151,6 +160,7 @@ def speed(
             steps=steps,
             rounds=rounds,
             rule=rule,
+            schedulers={name: bind(one, loaded) for name, one in (load_schedulers(schedulers) if schedulers else ())},
         )
         named = model if isinstance(model, str) else type(model).__name__
         return _measure(setting, named, budget, report or (lambda found, name: None))
@@ -175,6 +185,7 @@ def _measure(setting: Setting, model: str, budget: float, report: Report) -> Spe
     device = torch.device(setting.model.device)
     dtype = dtype_of(setting.model)
     settings = {name: value for name, value in vars(setting).items() if name != "model"}
+    settings["schedulers"] = list(setting.schedulers)
     about = machine(device) | {"model": model, "dtype": str(dtype).removeprefix("torch."), "budget_s": budget}
     about["parameters"] = parameters(state(setting.model))
     found = Speed(measure_ceilings(device, dtype), (), (), (), about | settings, notes)
@@ -224,6 +235,8 @@ def _parts(setting: Setting) -> tuple[list[Part], list[str]]:
         jobs = {}
         notes.append(f"No adaptive rate: {error}.")
     for size in setting.batch_sizes:
+        if setting.schedulers:  # what was asked for by name
+            parts.append(Part(f"decisions, batch {size}", _decisions(setting, size)))
         for cache in setting.caches:
             if racing and size == setting.batch_sizes[0]:
                 parts.append(Part(f"race, cache {cache}", _race(setting, cache)))
@@ -259,6 +272,15 @@ def _adaptive(setting: Setting, jobs: Sequence[Job]) -> Callable[[Speed, Callabl
     def measure(found: Speed, enough: Callable[[], bool]) -> Speed:
         seen = rounds(jobs, setting.backends, most=setting.rounds, enough=enough)
         return replace(found, rates=[*found.rates, *rates("adaptive", jobs[0], seen)])
+
+    return measure
+
+
+def _decisions(setting: Setting, batch_size: int) -> Callable[[Speed, Callable[[], bool]], Speed]:
+    def measure(found: Speed, enough: Callable[[], bool]) -> Speed:
+        jobs = setting.decided(batch_size)
+        seen = decision_costs(jobs, setting.backends, most=setting.rounds, enough=enough)
+        return replace(found, decisions=[*found.decisions, *seen])
 
     return measure
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import islice
 from statistics import fmean
 from typing import NamedTuple
@@ -11,7 +11,7 @@ from typing import NamedTuple
 from dllm_bench.timing.ceilings import Ceilings
 from dllm_bench.timing.clocks import Spread, clock_of, spread
 from dllm_bench.timing.counting import Work, count
-from dllm_bench.timing.results import Rate, StepCost
+from dllm_bench.timing.results import DecisionCost, Rate, StepCost
 from dllm_bench.timing.work import Job, Laps, Timed, hollow, model_shares, model_work, of_kind, timed
 from dllm_sdk.execution import Backend
 
@@ -100,6 +100,31 @@ def step_costs(job: Job, found: dict[Backend, Rounds], ceilings: Ceilings) -> li
                 )
             )
     return costs
+
+
+def decision_costs(
+    jobs: Mapping[str, Job], backends: Sequence[Backend], *, most: int, enough: Callable[[], bool]
+) -> list[DecisionCost]:
+    """What the decisions of several schedulers cost, all of them in turn; two rounds before that warm up."""
+    empty = {name: hollow(job) for name, job in jobs.items()}
+    runs: dict[tuple[str, Backend], list[Timed]] = {(name, backend): [] for name in empty for backend in backends}
+    for number in range(-2, most):
+        if number > 0 and enough():
+            break
+        for (name, backend), seen in runs.items():
+            found = timed(empty[name], backend, clock_of(empty[name].model.device))
+            seen.extend([found] if number >= 0 else [])
+    return [
+        DecisionCost(
+            scheduler=name,
+            backend=backend,
+            batch_size=len(empty[name].prompts),
+            nfe=fmean(seen[0].found.nfe),
+            ms=_ms([took.wall for _, took in one.laps] for one in seen),
+            cpu_ms=_ms([took.cpu for _, took in one.laps] for one in seen),
+        )
+        for (name, backend), seen in runs.items()
+    ]
 
 
 def counts_per_step(job: Job, backend: Backend) -> tuple[float, float] | tuple[None, None]:
