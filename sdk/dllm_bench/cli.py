@@ -41,7 +41,8 @@ class Bench(click.Group):
             context = getattr(error, "ctx", None)
             hint = f" (see {context.command_path} --help)" if context is not None else ""
             text = " ".join(error.format_message().split()).rstrip(".")
-            if "unexpected extra argument" in text:  # --scheduler a b
+            repeated = context is not None and any(getattr(one, "multiple", False) for one in context.command.params)
+            if repeated and "unexpected extra argument" in text:  # --scheduler a b
                 hint = f": an option takes one value, repeat it for the next{hint}"
             click.echo(f"Error: {text}{hint}", err=True)
             sys.exit(error.exit_code)

@@ -76,17 +76,18 @@ def _holder(model: Model) -> Any:
     return within if isinstance(within, torch.nn.Module) and not isinstance(model, torch.nn.Module) else model
 
 
-def family(scheduler: Scheduler[Any], *, modules: bool = False) -> str:
-    """A scheduler's class, with those of its parts: what stays when only settings change. `modules`: named in full."""
+def family(scheduler: Scheduler[Any], *, files: bool = False) -> str:
+    """A scheduler's class, with those of its parts: what stays when only settings change. `files`: and their files."""
     values: list[Any] = list(vars(scheduler).values()) if dataclasses.is_dataclass(scheduler) else []
-    parts = [family(value, modules=modules) for value in values if isinstance(value, Scheduler)]
-    home = f"{type(scheduler).__module__}:" if modules else ""
+    parts = [family(value, files=files) for value in values if isinstance(value, Scheduler)]
+    module = type(scheduler).__module__
+    home = f"{getattr(sys.modules.get(module), '__file__', module)}:" if files else ""
     return home + type(scheduler).__qualname__ + (f"({', '.join(parts)})" if parts else "")
 
 
 def families(schedulers: Sequence[Scheduler[Any]]) -> list[str]:
     """The family of each, by its classes alone if these are known by their names."""
-    names = [(family(one), family(one, modules=True)) for one in schedulers]
+    names = [(family(one), family(one, files=True)) for one in schedulers]
     return [full if any(a == short and b != full for a, b in names) else short for short, full in names]
 
 

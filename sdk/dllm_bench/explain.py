@@ -52,8 +52,7 @@ def user_frames(error: BaseException) -> list[FrameSummary]:
     """The frames of an exception's traceback that belong neither to us, nor to torch and the like, nor to Python."""
     frames = []
     for frame, line in traceback.walk_tb(error.__traceback__):
-        module = str(frame.f_globals.get("__name__", ""))
-        package = "" if module.endswith(".py") else module.partition(".")[0]  # a file is the user's, whatever its name
+        package = str(frame.f_globals.get("__name__", "")).partition(".")[0]
         code = frame.f_code
         written = code.co_filename != "<string>"  # where the __init__ of a dataclass comes from
         if written and package not in _MACHINERY and package not in sys.stdlib_module_names:

@@ -41,10 +41,11 @@ def load_schedulers(schedulers: Sequence[str | Scheduler[Any]]) -> list[tuple[st
         if not isinstance(loaded, Scheduler):
             raise ConfigError(f"a scheduler must be a SPEC or an instance of a Scheduler subclass, got {one!r}")
         name = one if isinstance(one, str) else repr(one)
-        if name in named and describe(named[name]) == describe(loaded):
+        alike = [known for known, other in named.items() if known == name or known.startswith(f"{name} #")]
+        if any(describe(named[known]) == describe(loaded) for known in alike):
             raise ConfigError(f"scheduler {name} is given twice: give each once")
         # One with another table or head, of which a repr may say nothing, gets a number.
-        named[next(new for new in (name, *(f"{name} #{n}" for n in range(2, 99))) if new not in named)] = loaded
+        named[f"{name} #{len(alike) + 1}" if alike else name] = loaded
     return list(named.items())
 
 

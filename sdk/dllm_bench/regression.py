@@ -6,6 +6,7 @@ Knows what was measured, not how. Reads no model and no torch.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from math import isnan
@@ -21,6 +22,7 @@ Prompt: TypeAlias = tuple[str, int]  # task, number
 
 _MUST_AGREE = ("model_sha256", "gen_length", "temperature")
 _MAY_DIFFER = ("dllm_sdk", "torch", "python", "platform", "device", "device_name", "threads", "dtype", "batch_size")
+_TOLD = re.compile(r"^(\w+) [0-9a-f]{16}$")  # a tensor or module, as `describe` writes it
 _EXACT = 1e-9  # a loss of just what is allowed is allowed
 
 
@@ -99,6 +101,8 @@ def diff(
         notes.append(f"Only the {len(shared)} prompts of both files count: {sizes}.")
     if new:
         notes.append(f"Only in B: {', '.join(new)}.")
+    if other := [y.scheduler for x, y in pairs if not _same(x, y)]:
+        notes.append(f"With other numbers in their tables or heads: {', '.join(other)}.")
     return Diff(
         changes=[_change(_only(before, x, shared), _only(after, y, shared), bounds) for x, y in pairs],
         settings={
@@ -143,22 +147,38 @@ def _shared(a: Comparison, b: Comparison) -> set[Prompt]:
 
 
 def _matched(a: Comparison, b: Comparison) -> list[tuple[Row, Row]]:
-    """Rows with the same configuration; equal ones in their order."""
-    left = list(b.rows)
-    pairs = []
-    for row in a.rows:
-        same = [one for one in left if (one.family, one.fields, one.cache) == (row.family, row.fields, row.cache)]
-        # A head that was trained anew is another field, and still what is to be compared.
-        same = same or [one for one in left if one.scheduler == row.scheduler and one.cache == row.cache]
-        if not same:
+    """Rows with the same configuration, equal ones in their order; then those whose heads were trained anew."""
+    left, found = list(b.rows), dict[int, Row]()
+    for same in (_same, _same_but_for_numbers):
+        for i, row in enumerate(a.rows):
+            matches = [one for one in left if i not in found and same(row, one)]
+            if matches:
+                found[i] = matches[0]
+                left.remove(matches[0])
+    for i, row in enumerate(a.rows):
+        if i not in found:
             names = ", ".join(one.scheduler for one in b.rows)
             raise ConfigError(
                 f"B has no row with the class, fields and cache of {row.scheduler} in A, only {names}: "
                 "run B with the schedulers of A"
             )
-        left.remove(same[0])
-        pairs.append((row, same[0]))
-    return pairs
+    return [(row, found[i]) for i, row in enumerate(a.rows)]
+
+
+def _same(a: Row, b: Row) -> bool:
+    return (a.family, a.fields, a.cache) == (b.family, b.fields, b.cache)
+
+
+def _same_but_for_numbers(a: Row, b: Row) -> bool:
+    """Whether they differ in what tensors and modules hold alone."""
+    return _same(replace(a, fields=_without_numbers(a.fields)), replace(b, fields=_without_numbers(b.fields)))
+
+
+def _without_numbers(value: Any) -> Any:
+    """Fields with the type in place of a digest."""
+    if isinstance(value, Mapping):
+        return {name: _without_numbers(one) for name, one in value.items()}
+    return _TOLD.sub(r"\1", value) if isinstance(value, str) else value
 
 
 def _only(comparison: Comparison, row: Row, shared: set[Prompt]) -> tuple[Row, list[Outcome]]:

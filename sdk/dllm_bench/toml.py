@@ -23,6 +23,10 @@ def as_toml(value: Any) -> str:
         return "[" + ",".join(map(as_toml, value)) + "]"
     if isinstance(value, int | float):
         return repr(value)
+    from dllm_sdk import Scheduler
+
+    if not isinstance(value, Scheduler):
+        return repr(value)
     fields = ",".join(f"{name}={as_toml(item)}" for name, item in fields_of(value).items())
     return as_toml(f"{type(value).__module__}:{type(value).__qualname__}" + f":{fields}" * bool(fields))
 
@@ -33,8 +37,16 @@ def fields_of(scheduler: Scheduler[Any]) -> dict[str, Any]:
 
 
 def left_out(scheduler: Scheduler[Any]) -> list[str]:
-    """The fields that TOML cannot hold."""
-    return [name for name, value in _values(scheduler).items() if not _has_form(value)]
+    """The fields that TOML cannot hold, those of its parts as `part.field`; not what is None, as most defaults are."""
+    from dllm_sdk import Scheduler
+
+    found = []
+    for name, value in _values(scheduler).items():
+        if isinstance(value, Scheduler):
+            found += [f"{name}.{inner}" for inner in left_out(value)]
+        elif value is not None and not _has_form(value):
+            found.append(name)
+    return found
 
 
 def _values(scheduler: Scheduler[Any]) -> dict[str, Any]:
@@ -44,12 +56,10 @@ def _values(scheduler: Scheduler[Any]) -> dict[str, Any]:
 
 
 def _has_form(value: Any) -> bool:
-    if isinstance(value, str | int | float):
-        return True
-    if isinstance(value, Mapping):
-        return all(map(_has_form, value.values()))
-    if isinstance(value, Sequence):
-        return all(map(_has_form, value))
     from dllm_sdk import Scheduler
 
-    return isinstance(value, Scheduler)
+    if isinstance(value, Mapping):
+        return all(map(_has_form, value.values()))
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return all(map(_has_form, value))
+    return isinstance(value, str | int | float | Scheduler)

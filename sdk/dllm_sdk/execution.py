@@ -203,7 +203,9 @@ class Capturing(Compiling):
         if known not in self.fixed.graphs:
             self.fixed.graphs[known] = None
             return function(rows)
-        self.home = home or self.fixed.homes.setdefault(kind, Home(kind, map_tensors(torch.empty_like, rows)))
+        if kind not in self.fixed.homes:
+            self.fixed.homes[kind] = Home(kind, map_tensors(torch.empty_like, rows))
+        self.home = self.fixed.homes[kind]
         graph = self.fixed.graphs[known]
         if home is None:
             _move(self.home.rows, rows)

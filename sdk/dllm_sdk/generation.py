@@ -74,7 +74,7 @@ def generate(
             on_step(step)
 
     steps = run(model, canvas, scheduler, options)
-    found = finish(model, canvas, handed(steps, look) if trace or on_step else steps, start)
+    found = finish(model, canvas, handed(steps, look) if trace or on_step is not None else steps, start)
     if recorder is not None:
         found.trace = recorder.traces(_about(model, scheduler, options), model.tokenizer)
     return found

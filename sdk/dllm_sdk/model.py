@@ -216,7 +216,7 @@ def look_up(scheduler: S, model: Model) -> S:
     for name, value in fields.items():
         if isinstance(value, Scheduler):
             changes[name] = look_up(value, model)
-        elif hints.get(name) == EosIds and value == ():
+        elif hints.get(name) == EosIds and (value is None or (isinstance(value, Sized) and not len(value))):
             changes[name] = model.eos_ids
         elif hints.get(name) in (TokenIds, EosIds):
             changes[name] = _resolve(f"{type(scheduler).__name__}.{name}", value, model)
@@ -282,6 +282,14 @@ def _tensors(held: Held) -> Iterable[Tensor]:
 def named(held: Held) -> dict[str, Tensor]:
     """The tensors it holds, by name."""
     return {"": held} if isinstance(held, Tensor) else dict(chain(held.named_parameters(), held.named_buffers()))
+
+
+def told(held: Held) -> str:
+    """Its type and a digest of what it holds."""
+    try:
+        return f"{type(held).__name__} {digest(named(held))[:16]}"
+    except Exception:  # sparse, packed by a library, on no device: without bytes that could be read
+        return repr(held)
 
 
 def digest(tensors: Mapping[str, Tensor]) -> str:

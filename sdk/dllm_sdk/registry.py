@@ -11,6 +11,7 @@ a table `[fields]` and, if `dllm-bench calibrate` wrote it, a table `[calibratio
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import importlib
 import importlib.util
 import inspect
@@ -127,7 +128,7 @@ def load_model(name: str, *, device: str = "cpu", dtype: str | torch.dtype | Non
         raise RegistryError(f"model {name!r} is {loader!r}: give a function f(*, device, dtype) that returns a model")
     try:
         inspect.signature(loader).bind(device=device, dtype=kind)
-    except TypeError as error:
+    except (TypeError, ValueError) as error:
         raise RegistryError(
             f"model {name!r} must take device= and dtype=, which are passed by name: {error}"
         ) from error
@@ -161,9 +162,9 @@ def _load_path(kind: Kind, where: str, attribute: str) -> Any:
     except ModuleNotFoundError as error:
         if error.name is not None and (where == error.name or where.startswith(error.name + ".")):
             known = list(available(kind))
-            if where in known:
-                hint = f"after a {kind}'s name come fields, as in {where}:field=value"
-                raise RegistryError(f"{kind} '{where}:{attribute}': {hint}") from error
+            if where in known and kind == "scheduler":
+                hint = f"after a scheduler's name come fields, as in {where}:field=value"
+                raise RegistryError(f"scheduler '{where}:{attribute}': {hint}") from error
             raise RegistryError(_unknown(f"module {where!r} for a {kind}", where, known)) from error
         raise RegistryError(_broken(where, error)) from error
     except Exception as error:
@@ -181,7 +182,10 @@ def _load_path(kind: Kind, where: str, attribute: str) -> Any:
 def _load_file(path: Path) -> Any:
     if not path.is_file():
         raise FileNotFoundError(path)
-    name = str(path)  # so that two files of one name are two modules, and neither takes an installed one's
+    name = path.stem.replace(".", "_")
+    known = importlib.util.find_spec(name)
+    if known and Path(known.origin or "").resolve() != path.resolve():  # another's, who must still get it by that name
+        name += "_" + hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:8]
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
         raise ImportError(f"cannot import {path}")
@@ -296,11 +300,11 @@ def describe(scheduler: Scheduler[Any]) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-    from dllm_sdk.model import Held, digest, named
+    from dllm_sdk.model import Held, told
     from dllm_sdk.scheduler import Scheduler
 
     if isinstance(value, Held):
-        return f"{type(value).__name__} {digest(named(value))[:16]}"
+        return told(value)
     if isinstance(value, Scheduler):
         return {"class": f"{type(value).__module__}:{type(value).__qualname__}", **describe(value)}
     if isinstance(value, list | tuple):

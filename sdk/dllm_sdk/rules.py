@@ -78,7 +78,7 @@ def sum_before(place: Tensor, value: Tensor) -> Tensor:
 
 def one_of(tokens: Tensor, ids: TokenIds) -> Tensor:
     """Where a token is one of the ids: int64 [B, L] -> bool [B, L]. Texts must have been resolved to ids."""
-    given = ids if isinstance(ids, tuple) else (ids,)
+    given = (ids,) if isinstance(ids, int | str) else tuple(ids)
     if any(isinstance(item, str) for item in given):
         raise ConfigError(f"{ids!r} holds text, which only a model with a tokenizer resolves: give token ids")
     numbers = cast(tuple[int, ...], given)

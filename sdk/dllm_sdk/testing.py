@@ -23,7 +23,7 @@ from dllm_sdk.contract import map_tensors
 from dllm_sdk.decoding import decode
 from dllm_sdk.elsewhere import ELSEWHERE, DeviceError, Uncrossed, elsewhere, fetch, send
 from dllm_sdk.errors import ConfigError, DllmError, SchedulerError, SchedulerStalled
-from dllm_sdk.model import Held, bind, digest, named
+from dllm_sdk.model import Held, bind, named, stamp, told
 from dllm_sdk.scheduler import Decision, Scheduler, View
 from dllm_sdk.toys import Case as Case
 from dllm_sdk.toys import Row as Row
@@ -45,6 +45,9 @@ PROPERTIES = {
     "row by row": "decides for a row from that row alone",
     "batches": "gives a row the same tokens, steps and forward passes alone, in any batch, order and canvas width",
 }
+
+
+_LARGE = 100_000  # numbers
 
 
 class CheckFailed(AssertionError):
@@ -335,8 +338,9 @@ def _generators() -> tuple[Any, ...]:
 
 def _fingerprint(value: Any) -> Any:
     """Something comparable that changes when the value does."""
-    if isinstance(value, Held):
-        return digest(named(value))
+    if isinstance(value, Held):  # of a large one what counts is what torch knows to be written: it is asked often
+        small = sum(tensor.numel() for tensor in named(value).values()) <= _LARGE
+        return told(value) if small else stamp(value)
     if isinstance(value, dict):
         return [(repr(key), _fingerprint(item)) for key, item in value.items()]
     if isinstance(value, (list, tuple)):

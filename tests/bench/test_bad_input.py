@@ -227,6 +227,7 @@ def test_a_broken_plug_in_does_not_break_the_list(broken_plugin: None) -> None:
         (["check"], ["SPEC"]),
         (["chek"], ["'chek'"]),
         (["list", "--format", "csv"], ["'csv'"]),
+        (["check", "fixed-block", "adablock"], ["unexpected extra argument (adablock) (see"]),
         (["trace", "--number", "99999999"], ["number must be below 100000", "got 99999999"]),
     ],
 )

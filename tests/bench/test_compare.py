@@ -266,10 +266,19 @@ def test_heads_of_equal_repr_are_two_rows() -> None:
     digests = [row.fields["head"] for row in found.rows]
     assert len(set(digests)) == 3 and all(one.startswith("Tensor ") for one in digests)
     assert [row.fields["head"] for row in compare(counting(6), heads, [task], limit=4).rows] == digests
-    with pytest.raises(ConfigError, match="is given twice"):
-        compare(counting(6), [Headed(), Headed()], [task], limit=4)
+    for twice in ([Headed(), Headed()], [*heads, heads[1]]):
+        with pytest.raises(ConfigError, match="is given twice"):
+            compare(counting(6), twice, [task], limit=4)
     again = diff(found, compare(counting(6), [replace(one, head=one.head + 9) for one in heads], [task], limit=4))
     assert len(again.changes) == 3  # trained anew, and still what is compared
+    assert again.notes == [
+        f"With other numbers in their tables or heads: {', '.join(row.scheduler for row in found.rows)}."
+    ]
+    turned = compare(counting(6), [heads[1], Headed(head=heads[0].head + 9)], [task], limit=4)
+    two = compare(counting(6), heads[:2], [task], limit=4)
+    assert [one.b.fields["head"] == one.a.fields["head"] for one in diff(two, turned).changes] == [False, True]
+    with pytest.raises(ConfigError, match="B has no row with the class, fields and cache"):
+        diff(two, compare(counting(6), [replace(one, block=4) for one in heads[:2]], [task], limit=4))
 
 
 def test_classes_of_one_name_are_two_families(tmp_path: Path) -> None:

@@ -160,6 +160,9 @@ def test_a_head_that_was_trained_anew_is_another_configuration() -> None:
         torch.save(torch.full((3,), value), "head.pt")
         sweep(["mine.py:Mine"], output="out", **SETTINGS)
         assert len(lines("done")) == min(done, 1) + 1
+    Path("mine.py").write_text(Path("mine.py").read_text().replace("torch.load('head.pt')", "torch.rand(3)"))
+    with pytest.raises(ConfigError, match=r"scheduler mine.py:Mine has other tensors each time it is loaded"):
+        sweep(["mine.py:Mine"], output="random", **SETTINGS)
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -31,8 +31,8 @@ from dllm_sdk import (
 )
 from dllm_sdk.model import look_up
 from dllm_sdk.rules import first, top_k, uniform
-from dllm_sdk.testing import Case, Row, ToyModel, cases, run_case
-from dllm_strategies import AdaBlock, ConfidenceAdaptive, FixedBlock
+from dllm_sdk.testing import Case, Row, ToyModel, cases, check_scheduler, run_case
+from dllm_strategies import AdaBlock, ConfidenceAdaptive, EarlyEOS, FixedBlock
 from tests.sdk import reference
 
 PLAIN = [
@@ -453,6 +453,25 @@ def test_guidance_leaves_what_both_passes_forbid() -> None:
     assert 5 not in tokens.tolist()
 
 
+def test_whatever_can_be_called_is_handed_the_steps() -> None:
+    class Log(list):
+        __call__ = list.append
+
+    log = Log()
+    found = generate(ToyModel(0, eos=False).build(), [1], FixedBlock(4), gen_length=8, on_step=log)
+    assert len(log) == found.nfe[0]
+
+
+def test_tables_without_bytes_are_held_as_any_other() -> None:
+    @dataclass(frozen=True)
+    class Sparse(FixedBlock):
+        table: torch.Tensor = field(default_factory=lambda: torch.eye(3).to_sparse(), compare=False)
+
+    (trace,) = generate(ToyModel(0, eos=False).build(), [1], Sparse(4), gen_length=8, trace=True).trace or []
+    assert "sparse" in trace.about["fields"]["table"]
+    assert check_scheduler(Sparse(4), examples=2).passed
+
+
 def test_a_canvas_longer_than_the_context_is_refused() -> None:
     model = wrap(ToyModel().logits, mask_id=7, vocab_size=8, max_length=6)
     with pytest.raises(ConfigError, match="context holds 6"):
@@ -472,6 +491,8 @@ def test_a_single_id_is_one_and_an_empty_text_is_none() -> None:
     assert look_up(load_scheduler("adablock:delimiters=5"), model).delimiters == (5,)
     assert look_up(AdaBlock([5, 6]), model).delimiters == (5, 6)
     assert look_up(load_scheduler("early-eos:eos=0"), model).eos == (0,)
+    ends = wrap(ToyModel().logits, mask_id=7, vocab_size=8, eos_ids=(6,))
+    assert [look_up(EarlyEOS(FixedBlock(), eos=empty), ends).eos for empty in ((), [], None)] == [(6,)] * 3
     for wrong in ("", ("a", ""), (1.5,), None):
         with pytest.raises(ConfigError, match=r"AdaBlock.delimiters must be token ids, or texts that tokens contain"):
             generate(model, "ab", AdaBlock(wrong), gen_length=5)

@@ -29,7 +29,7 @@ from dllm_bench.measure import WARM_UP_STEPS, Contender, Run
 from dllm_bench.questions import Questions, collect, is_file
 from dllm_bench.results import DEFINITIONS, Entrant, Outcome
 from dllm_bench.sweeps.grid import texts
-from dllm_sdk import DllmError, NoCache, Sampler, Scheduler
+from dllm_sdk import ConfigError, DllmError, NoCache, Sampler, Scheduler
 from dllm_sdk.errors import CalibrationWarning
 from dllm_sdk.execution import Backend, check_backend
 from dllm_sdk.registry import describe
@@ -112,7 +112,7 @@ def key_of(settings: dict[str, Any], contender: Contender) -> str:
     scheduler = contender.scheduler
     about = {
         **settings,
-        "scheduler": f"{type(scheduler).__module__}:{family(scheduler)}",
+        "scheduler": family(scheduler),
         "fields": describe(scheduler),
         "code": _code(scheduler),
         "cache": repr(contender.cache),
@@ -151,6 +151,9 @@ def _sentence(error: Exception) -> str:
 def _describe(bench: Bench, schedulers: Sequence[str], caches: Sequence[str]) -> dict[str, Any]:
     """What the journal says of a sweep before it runs; what does not fit the model is found now."""
     contenders = with_caches(load_schedulers(schedulers), caches)
+    for spec, scheduler in load_schedulers(schedulers):
+        if all(describe(scheduler) != describe(one.scheduler) for one in contenders):
+            raise ConfigError(f"scheduler {spec} has other tensors each time it is loaded: read them from a file")
     entrants = entrants_of(contenders, bench.run.model)
     if not all(isinstance(one.cache, NoCache) for one in contenders):
         bench.run.model.new_store(1, 1)  # a model without one says so now
