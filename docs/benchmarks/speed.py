@@ -1,4 +1,4 @@
-"""Writes speed.md from speed-*.json and layout.json: `python docs/benchmarks/speed.py`.
+"""Writes speed.md from speed-*.json, elsewhere-*.json and layout.json: `python docs/benchmarks/speed.py`.
 
 These files are what the commands on the page printed. The page shows it, beside the aims and with what it cannot show.
 """
@@ -60,6 +60,15 @@ Public figures beside them: Fast-dLLM's own loops took 60.5 (none), 32.9 (prefix
 call on a model of this shape, one thread of a shared two-core machine; they were measured elsewhere, so they say that
 the stand-in is of the right kind, not how it compares.
 
+### On another processor
+
+How much is gained depends on how fast a processor multiplies few lanes with every weight, which both loops do alike. The same commands on
+{elsewhere_about}:
+
+{elsewhere}
+
+{elsewhere_verdict} Products are three quarters of a block's forward pass there, and the layout of the weights is worth as much as here.
+
 ### What the stand-in does
 
 It runs the same weights, a batch of one, in torch's eager mode, and does what Fast-dLLM's code does at every call: the
@@ -111,6 +120,12 @@ def main() -> None:
 def page(runs: dict[str, Speed]) -> str:
     """The page's text; machine and shape are those of the first run."""
     first = next(iter(runs.values()))
+    others = {
+        path.name: Speed.from_dict(json.loads(path.read_text("utf-8")))
+        for path in sorted(HERE.glob("elsewhere-*.json"))
+    }
+    there = next(iter(others.values()))
+    elsewhere = replace(there, races=[one for run in others.values() for one in run.races])
     speed = replace(
         first,
         races=[one for run in runs.values() for one in run.races],
@@ -119,7 +134,6 @@ def page(runs: dict[str, Speed]) -> str:
     )
     about = speed.environment
     tables = dict(section.split("\n\n", 1) for section in speed.to("md").split("\n\n**")[1:])
-    ceilings = speed.ceilings
     layout = json.loads((HERE / "layout.json").read_text("utf-8"))
     block = next(one for one in speed.steps if (one.kind, one.backend) == ("block", "eager"))
     return PAGE.format(
@@ -129,9 +143,12 @@ def page(runs: dict[str, Speed]) -> str:
                 *(f"python docs/benchmarks/{name}.py" for name in ("layout", "speed")),
             ]
         ),
-        about=f"Measured on {about['date'][:10]}, {about['cpus']} shared cores ({about['device_name']}), torch "
-        f"{about['torch']}, threads: {about['threads']}; a copy moved {ceilings.bytes_per_second / 1e9:.1f} GB/s, a "
-        f"matrix product ran at {ceilings.flops_per_second / 1e9:.0f} GFLOP/s",
+        about=f"Measured on {about['date'][:10]}, {about['cpus']} shared Intel cores ({about['device_name']}), torch "
+        f"{about['torch']}, threads: {about['threads']}; {rates_of(speed)}",
+        elsewhere_about=f"{there.environment['cpus']} shared AMD cores ({there.environment['device_name']}), measured on "
+        f"{there.environment['date'][:10]} ({rates_of(there)})",
+        elsewhere=races(elsewhere),
+        elsewhere_verdict=verdict(elsewhere),
         rule=speed.races[0].rule.capitalize(),
         prompt=about["prompt_length"],
         gen=about["gen_length"],
@@ -152,6 +169,12 @@ def page(runs: dict[str, Speed]) -> str:
         rates=body(tables, "Tokens per second"),
         notes="".join(f"\n- {note}" for run in runs.values() for note in run.notes if note.startswith("Left out")),
     )
+
+
+def rates_of(speed: Speed) -> str:
+    """What its machine could do."""
+    moved, done = speed.ceilings.bytes_per_second / 1e9, speed.ceilings.flops_per_second / 1e9
+    return f"a copy moved {moved:.1f} GB/s, a matrix product ran at {done:.0f} GFLOP/s"
 
 
 def command(file: str, speed: Speed) -> str:
