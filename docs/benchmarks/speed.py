@@ -62,12 +62,14 @@ the stand-in is of the right kind, not how it compares.
 
 ### On another processor
 
-How much is gained depends on how fast a processor multiplies few lanes with every weight, which both loops do alike. The same commands on
-{elsewhere_about}:
+Both loops multiply a block's lanes with every weight. Where a processor takes longer for that, less is left to gain.
+The same commands on {elsewhere_about}:
 
 {elsewhere}
 
-{elsewhere_verdict} Products are three quarters of a block's forward pass there, and the layout of the weights is worth as much as here.
+{elsewhere_verdict}
+In a profile of an eager block there, products were three quarters of the forward pass. The layout of the weights is
+worth as much as on the first processor.
 
 ### What the stand-in does
 
@@ -120,12 +122,9 @@ def main() -> None:
 def page(runs: dict[str, Speed]) -> str:
     """The page's text; machine and shape are those of the first run."""
     first = next(iter(runs.values()))
-    others = {
-        path.name: Speed.from_dict(json.loads(path.read_text("utf-8")))
-        for path in sorted(HERE.glob("elsewhere-*.json"))
-    }
-    there = next(iter(others.values()))
-    elsewhere = replace(there, races=[one for run in others.values() for one in run.races])
+    files = sorted(HERE.glob("elsewhere-*.json"))
+    there, *others = [Speed.from_dict(json.loads(path.read_text("utf-8"))) for path in files]
+    elsewhere = replace(there, races=[one for run in (there, *others) for one in run.races])
     speed = replace(
         first,
         races=[one for run in runs.values() for one in run.races],
@@ -145,8 +144,8 @@ def page(runs: dict[str, Speed]) -> str:
         ),
         about=f"Measured on {about['date'][:10]}, {about['cpus']} shared Intel cores ({about['device_name']}), torch "
         f"{about['torch']}, threads: {about['threads']}; {rates_of(speed)}",
-        elsewhere_about=f"{there.environment['cpus']} shared AMD cores ({there.environment['device_name']}), measured on "
-        f"{there.environment['date'][:10]} ({rates_of(there)})",
+        elsewhere_about="{cpus} shared AMD cores ({device_name}), measured on ".format(**there.environment)
+        + f"{there.environment['date'][:10]} ({rates_of(there)})",
         elsewhere=races(elsewhere),
         elsewhere_verdict=verdict(elsewhere),
         rule=speed.races[0].rule.capitalize(),
