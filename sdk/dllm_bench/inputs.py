@@ -41,8 +41,8 @@ def load_schedulers(schedulers: Sequence[str | Scheduler[Any]]) -> list[tuple[st
         if not isinstance(loaded, Scheduler):
             raise ConfigError(f"a scheduler must be a SPEC or an instance of a Scheduler subclass, got {one!r}")
         name = one if isinstance(one, str) else repr(one)
-        alike = [known for known, other in named.items() if known == name or known.startswith(f"{name} #")]
-        if any(describe(named[known]) == describe(loaded) for known in alike):
+        alike = [other for known, other in named.items() if known == name or known.startswith(f"{name} #")]
+        if any(describe(other) == describe(loaded) for other in alike):
             raise ConfigError(f"scheduler {name} is given twice: give each once")
         # One with another table or head, of which a repr may say nothing, gets a number.
         named[f"{name} #{len(alike) + 1}" if alike else name] = loaded

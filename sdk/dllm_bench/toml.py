@@ -33,7 +33,7 @@ def as_toml(value: Any) -> str:
 
 def fields_of(scheduler: Scheduler[Any]) -> dict[str, Any]:
     """Its hyperparameters, without what TOML cannot hold, such as None, tables and heads: these the class makes."""
-    return {name: value for name, value in _values(scheduler).items() if _has_form(value)}
+    return {name: value for name, value in _values(scheduler).items() if has_form(value)}
 
 
 def left_out(scheduler: Scheduler[Any]) -> list[str]:
@@ -44,7 +44,7 @@ def left_out(scheduler: Scheduler[Any]) -> list[str]:
     for name, value in _values(scheduler).items():
         if isinstance(value, Scheduler):
             found += [f"{name}.{inner}" for inner in left_out(value)]
-        elif value is not None and not _has_form(value):
+        elif value is not None and not has_form(value):
             found.append(name)
     return found
 
@@ -55,11 +55,12 @@ def _values(scheduler: Scheduler[Any]) -> dict[str, Any]:
     return {item.name: getattr(scheduler, item.name) for item in dataclasses.fields(scheduler) if item.init}
 
 
-def _has_form(value: Any) -> bool:
+def has_form(value: Any) -> bool:
+    """Whether TOML, or a SPEC, can hold it."""
     from dllm_sdk import Scheduler
 
     if isinstance(value, Mapping):
-        return all(map(_has_form, value.values()))
+        return all(map(has_form, value.values()))
     if isinstance(value, Sequence) and not isinstance(value, str):
-        return all(map(_has_form, value))
+        return all(map(has_form, value))
     return isinstance(value, str | int | float | Scheduler)

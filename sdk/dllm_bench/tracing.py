@@ -18,6 +18,7 @@ from dllm_bench.environment import fingerprint
 from dllm_bench.inputs import check_whole, encode, load_any_model, load_schedulers
 from dllm_bench.pages.trace import Moment, Shown, data, facts, moments, show, sure, view
 from dllm_bench.questions import FILE_GEN_LENGTH, Questions, Verdict, collect
+from dllm_bench.render import counted
 from dllm_bench.results import check_format
 from dllm_bench.writing import write_whole
 from dllm_sdk import Cache, ConfigError, Model, Sampler, Scheduler, Trace, generate, load_cache
@@ -167,7 +168,7 @@ def _as_text(shown: Shown, style: Style) -> str:
     widths = [max(len(line[column]) for line in lines) for column in range(2)]
     right = {True: ", right", False: ", wrong", None: ""}[trace.about.get("right")]
     committed = int((trace.order() > 0).sum())
-    head = f"{shown.name}: {committed} tokens in {len(trace)} step{'s' * (len(trace) != 1)}{right}"
+    head = f"{shown.name}: {counted(committed, 'token')} in {counted(len(trace), 'step')}{right}"
     body = (f"{line.step:>{widths[0]}}  {line.block:<{widths[1]}}  {line.tokens}" for line in lines)
     note = f"? committed below {sure(trace):g}   … a gap   block: number:first-last position"
     return "\n".join([head, "", *body, "", note])

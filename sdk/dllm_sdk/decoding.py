@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache, partial
 from typing import Any, NamedTuple, TypeAlias
 
 import torch
@@ -212,7 +212,7 @@ class _Loop:
             decided = self.runner.step(keys, look, decide, rows)
             rows, table = decided.rows, self.read(decided.columns)
             left, spent = [i for i in alive if not table[i].done], self.runner.spent()
-            told = partial(self.told, decided, alive, table, shape, spent)
+            told = cache(partial(self.told, decided, alive, table, shape, spent))  # who looks twice copies once
             yield Made(told, len(left) < len(alive), refreshed, spent)
             alive = left
             if 0 < self.runner.rows(len(alive)) < len(table):

@@ -117,15 +117,16 @@ def check_scheduler(scheduler: Scheduler[Any], *, examples: int = 50, seed: int 
 
 def oversights(scheduler: Scheduler[Any]) -> list[str]:
     """What breaks no property and is hardly meant, from the first views of a decoding."""
-    model, seen = ToyModel(5).build(), _Looks(bind(scheduler, ToyModel(5).build()))
-    for _ in decode(model, [[1, 2], [3]], seen, gen_length=[40, 36]):
-        if seen.asked == {"plan", "select"}:
-            break
+    bound, first = _first_views(scheduler)
+    looked_at = set[str]()
+    view, state = first["plan"]
+    bound.plan(telling(view, looked_at.add), state)
+    decision, _ = bound.select(*first["select"])
     found = []
-    looks = " and ".join(f"view.{name}" for name in ("draft", "confidence", "logits") if name in seen.looked_at)
+    looks = " and ".join(f"view.{name}" for name in ("draft", "confidence", "logits") if name in looked_at)
     if looks and type(scheduler).horizon is Scheduler.horizon:
         found.append(f"plan looks at {looks}, and there is nothing to see before a forward pass: override `horizon`")
-    wishes = " and ".join(f"`{name}`" for name in seen.wishes)
+    wishes = " and ".join(f"`{name}`" for name in ("remask", "edit", "hold") if getattr(decision, name) is not None)
     if wishes and type(scheduler).revises is Scheduler.revises:
         found.append(f"select returns {wishes}, which has no effect before `revises` is overridden")
     if not (is_dataclass(scheduler) and type(scheduler).__dataclass_params__.frozen):
@@ -135,17 +136,23 @@ def oversights(scheduler: Scheduler[Any]) -> list[str]:
 
 def compile_obstacle(scheduler: Scheduler[Any]) -> str | None:
     """What keeps `plan` or `select` from being compiled, from the first views of a decoding; None: nothing."""
+    bound, first = _first_views(scheduler)
+    found = (
+        obstacle(getattr(bound, method), *given) or _crossing(scheduler, method, given)
+        for method, given in first.items()
+    )
+    return next(filter(None, found), None)
+
+
+def _first_views(scheduler: Scheduler[Any]) -> tuple[Scheduler[Any], dict[str, tuple[View, Any]]]:
+    """The scheduler bound to a model, and what its `plan` and `select` are asked first."""
     model = ToyModel(5).build()
     bound = bind(scheduler, model)
     asked = _Asked(bound, Case(ToyModel(5), ()))
     for _ in decode(model, [[1, 2], [3]], asked, gen_length=[40, 36]):
         if len(asked.first) == 2:
             break
-    found = (
-        obstacle(getattr(bound, method), *given) or _crossing(scheduler, method, given)
-        for method, given in asked.first.items()
-    )
-    return next(filter(None, found), None)
+    return bound, asked.first
 
 
 def _crossing(scheduler: Scheduler[Any], method: str, given: Any) -> str | None:
@@ -297,25 +304,6 @@ class _Spy(Wrapper):
             size = self.case.model.vocabulary
             sound = (written >= 0) & (written < size - 1)  # the last id is the mask
             self.expect("stays inside", sound.all(), "select writes the mask or an id outside the vocabulary")
-
-
-@dataclass(frozen=True)
-class _Looks(Wrapper):
-    """Notes what `plan` looks at before anything is computed, and what `select` wishes besides commits."""
-
-    asked: set[str] = field(default_factory=set)
-    looked_at: set[str] = field(default_factory=set)
-    wishes: list[str] = field(default_factory=list)
-
-    def plan(self, view: View, state: Any) -> tuple[Tensor, Any]:
-        self.asked.add("plan")
-        return self.inner.plan(telling(view, self.looked_at.add), state)
-
-    def select(self, view: View, state: Any) -> tuple[Decision, Any]:
-        self.asked.add("select")
-        answer = self.inner.select(view, state)
-        self.wishes.extend(name for name in ("remask", "edit", "hold") if getattr(answer[0], name) is not None)
-        return answer
 
 
 @dataclass(frozen=True, repr=False)

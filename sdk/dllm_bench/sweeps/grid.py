@@ -11,7 +11,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from dllm_bench.toml import as_toml
+from dllm_bench.toml import as_toml, has_form
 from dllm_sdk import load_scheduler
 from dllm_sdk.errors import ConfigError
 from dllm_sdk.registry import split
@@ -89,18 +89,11 @@ def expand(schedulers: Sequence[str], grid: Mapping[str, Sequence[Any]]) -> list
         if isinstance(values, str) or not isinstance(values, Sequence) or not values:
             raise ConfigError(f"grid: {field} must be a list of at least one value, got {values!r}")
         for value in values:
-            if not _can_be_written(value):
+            if not has_form(value):
                 allowed = "numbers, texts, true, false or lists of them"
                 raise ConfigError(f"grid: {field} cannot be {value!r}: give {allowed}")
     points = [dict(zip(grid, point, strict=True)) for point in product(*grid.values())]
     return [_set(spec, owners, point) for spec in schedulers for owners in [_owners(spec, grid)] for point in points]
-
-
-def _can_be_written(value: Any) -> bool:
-    """Whether a SPEC can hold it."""
-    if isinstance(value, list | tuple):
-        return all(map(_can_be_written, value))
-    return isinstance(value, str | int | float)
 
 
 def _owners(spec: str, grid: Mapping[str, Any]) -> dict[str, int]:

@@ -150,10 +150,11 @@ def _sentence(error: Exception) -> str:
 
 def _describe(bench: Bench, schedulers: Sequence[str], caches: Sequence[str]) -> dict[str, Any]:
     """What the journal says of a sweep before it runs; what does not fit the model is found now."""
-    contenders = with_caches(load_schedulers(schedulers), caches)
-    for spec, scheduler in load_schedulers(schedulers):
-        if all(describe(scheduler) != describe(one.scheduler) for one in contenders):
+    loaded = load_schedulers(schedulers)
+    for (spec, one), (_, again) in zip(loaded, load_schedulers(schedulers), strict=True):
+        if describe(one) != describe(again):
             raise ConfigError(f"scheduler {spec} has other tensors each time it is loaded: read them from a file")
+    contenders = with_caches(loaded, caches)
     entrants = entrants_of(contenders, bench.run.model)
     if not all(isinstance(one.cache, NoCache) for one in contenders):
         bench.run.model.new_store(1, 1)  # a model without one says so now

@@ -105,26 +105,23 @@ def step_costs(job: Job, found: dict[Backend, Rounds], ceilings: Ceilings) -> li
 def decision_costs(
     jobs: Mapping[str, Job], backends: Sequence[Backend], *, most: int, enough: Callable[[], bool]
 ) -> list[DecisionCost]:
-    """What the decisions of several schedulers cost, all of them in turn; two rounds before that warm up."""
-    empty = {name: hollow(job) for name, job in jobs.items()}
-    runs: dict[tuple[str, Backend], list[Timed]] = {(name, backend): [] for name in empty for backend in backends}
-    for number in range(-2, most):
-        if number > 0 and enough():
-            break
-        for (name, backend), seen in runs.items():
-            found = timed(empty[name], backend, clock_of(empty[name].model.device))
-            seen.extend([found] if number >= 0 else [])
-    return [
-        DecisionCost(
-            scheduler=name,
-            backend=backend,
-            batch_size=len(empty[name].prompts),
-            nfe=fmean(seen[0].found.nfe),
-            ms=_ms([took.wall for _, took in one.laps] for one in seen),
-            cpu_ms=_ms([took.cpu for _, took in one.laps] for one in seen),
-        )
-        for (name, backend), seen in runs.items()
-    ]
+    """What the decisions of several schedulers cost, all of them in turn: steps with a model that costs nothing."""
+    found = rounds([hollow(job) for job in jobs.values()], backends, most=most, enough=enough)
+    costs = []
+    for place, (name, job) in enumerate(jobs.items()):
+        for backend, (runs, _) in found.items():
+            seen = [one[place] for one in runs]
+            costs.append(
+                DecisionCost(
+                    scheduler=name,
+                    backend=backend,
+                    batch_size=len(job.prompts),
+                    nfe=fmean(seen[0].found.nfe),
+                    ms=_ms([took.wall for _, took in one.laps] for one in seen),
+                    cpu_ms=_ms([took.cpu for _, took in one.laps] for one in seen),
+                )
+            )
+    return costs
 
 
 def counts_per_step(job: Job, backend: Backend) -> tuple[float, float] | tuple[None, None]:
