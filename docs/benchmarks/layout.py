@@ -1,8 +1,8 @@
 """What the layout and the type of the weights are worth on a CPU: `python docs/benchmarks/layout.py`.
 
 Forward passes, head included, of a model as it is trained and as it decodes (frozen: one product per input, its weights
-in panels), and of the frozen model in bfloat16 and with weights in eight bits (extra `int8`), in turn on one thread;
-ratios are taken turn by turn. Then what the shipped model writes in each type. Writes layout.json, which speed.py puts
+packed where they are many), and of the frozen model in bfloat16 and with weights in eight bits (extra `int8`), in turn
+on one thread; ratios are taken turn by turn. Then what the shipped model writes in each type. Writes layout.json, which speed.py puts
 on its page.
 """
 
@@ -40,9 +40,10 @@ def main(turns: int, limit: int) -> None:
     torch.set_num_threads(1)
     passes = [row for shape in SHAPES for row in forward_passes(shape, turns)]
     rows = [row for kind, (model, dtype) in TYPES.items() for row in accuracy(kind, model, dtype, limit)]
+    flags = Path("/proc/cpuinfo").read_text("utf-8")
     found = {
         "torch": torch.__version__,
-        "amx": "amx_bf16" in Path("/proc/cpuinfo").read_text("utf-8"),  # products of bfloat16 in hardware
+        "bfloat16": [one for one in ("amx_bf16", "avx512_bf16") if one in flags],  # instructions that multiply it
         "canvas": CANVAS,
         "turns": turns,
         "limit": limit,

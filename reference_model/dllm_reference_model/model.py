@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from dllm_reference_model.products import Apart, Maps, laid_out, together
+from dllm_reference_model.products import Apart, Maps, laid_out
 from dllm_reference_model.store import Slots, Store
 
 
@@ -190,8 +190,8 @@ class Layer(nn.Module):
         if asked.lanes is not None:
             x = pick(x.view(*turn.cos.shape[:2], x.shape[-1]), asked.lanes).flatten(0, 1)
         x = x + mixed
-        gate, up = parts.gate_and_up.in_panels(rms_norm(x, parts.mlp_norm, eps))
-        return x + parts.down(together(F.silu(gate) * up))[0]
+        gate, up = parts.gate_and_up(rms_norm(x, parts.mlp_norm, eps))
+        return x + parts.down(F.silu(gate) * up)[0]
 
     def attend(self, parts: Parts, x: Tensor, turn: Turn, slots: Slots | None, asked: Asked) -> Tensor:
         """Rotary grouped-query attention, bidirectional wherever the key mask allows: [B * Q, D] -> [B * W, D]."""

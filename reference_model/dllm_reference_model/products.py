@@ -4,14 +4,14 @@ A decoding step multiplies few lanes with every weight, so reading the weights i
 and a layout that is read in order, are what there is to gain.
 """
 
-import math
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
-from einops import rearrange
 from torch import Tensor, nn
+
+PACKED_ABOVE = 2**17  # weights; with fewer, finding oneDNN's kernel takes longer than it saves
 
 
 class Maps(Protocol):
@@ -19,10 +19,6 @@ class Maps(Protocol):
 
     def __call__(self, x: Tensor) -> Sequence[Tensor]:
         """[N, D] -> the outputs of each map, [N, E]."""
-        ...
-
-    def in_panels(self, x: Tensor) -> Sequence[Tensor]:
-        """The same in panels, [n, N, E / n]: what is done to every number can be done before they are `together`."""
         ...
 
 
@@ -40,60 +36,79 @@ class Apart:
     def __call__(self, x: Tensor) -> Sequence[Tensor]:
         return [one(x) for one in self.maps]
 
-    def in_panels(self, x: Tensor) -> Sequence[Tensor]:
-        return [one(x)[None] for one in self.maps]
-
 
 class Product:
     """One product with the weights of all maps.
 
-    The maps' weights become views of one tensor, so that nothing is held twice. Only float32 on a CPU is held once
-    more, cut into panels of up to 256 outputs, which a product of few lanes reads faster (docs/benchmarks/speed.md).
+    The maps' weights become views of one tensor, so that nothing is held twice. Only on a CPU they are held once more,
+    as a product of few lanes reads them best (docs/benchmarks/speed.md): packed, or column by column where they are few
+    and float32.
     """
 
     def __init__(self, *maps: nn.Linear) -> None:
         self.widths = [one.out_features for one in maps]
-        self.weight = _joined([one.weight for one in maps])  # [E, D], or in panels [n, D, E / n]
-        self.bias = None if maps[0].bias is None else _joined([one.bias for one in maps])  # [E], or [n, 1, E / n]
-        self.panels: list[int] = []  # of each map
-        if self.weight.dtype == torch.float32 and self.weight.device.type == "cpu":
-            panel = _panel_width(math.gcd(*self.widths))
-            self.panels = [width // panel for width in self.widths]
-            self.weight = rearrange(self.weight, "(n e) d -> n d e", e=panel).contiguous()
-            self.bias = None if self.bias is None else self.bias.view(-1, 1, panel)
+        self.weight = _joined([one.weight for one in maps])  # [E, D]
+        self.bias = None if maps[0].bias is None else _joined([one.bias for one in maps])  # [E]
+        self.packed = _packable(self.weight)
+        if self.packed:
+            self.weight = _pack(self.weight)
+        elif self.weight.device.type == "cpu" and self.weight.dtype == torch.float32:
+            self.weight = self.weight.t().contiguous().t()
         else:
             for one, part in zip(maps, self.weight.split_with_sizes(self.widths), strict=True):
                 one.weight = nn.Parameter(part, requires_grad=False)
 
     def __call__(self, x: Tensor) -> Sequence[Tensor]:
-        if not self.panels:
-            return F.linear(x, self.weight, self.bias).split_with_sizes(self.widths, dim=-1)
-        whole = self._whole(x)
-        if whole.shape[0] == len(self.panels):  # one panel each
-            return whole.unbind()
-        return [together(part) for part in whole.split_with_sizes(self.panels)]
+        linear = packed_linear if self.packed else F.linear
+        return linear(x, self.weight, self.bias).split_with_sizes(self.widths, dim=-1)
 
-    def in_panels(self, x: Tensor) -> Sequence[Tensor]:
-        if not self.panels:
-            return [part[None] for part in self(x)]
-        return self._whole(x).split_with_sizes(self.panels)
+    def __getstate__(self) -> dict[str, Any]:
+        """For copies: what is packed has no storage that could be copied."""
+        return {**self.__dict__, "weight": self.weight.to_dense() if self.packed else self.weight}
 
-    def _whole(self, x: Tensor) -> Tensor:
-        """[N, D] -> all panels, [n, N, E / n]."""
-        whole = torch.bmm(x.expand(self.weight.shape[0], -1, -1), self.weight)
-        return whole if self.bias is None else whole.add_(self.bias)
-
-
-def together(panels: Tensor) -> Tensor:
-    """Outputs in panels, [n, N, E / n] -> [N, E]."""
-    return panels[0] if panels.shape[0] == 1 else panels.transpose(0, 1).flatten(1)
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        if self.packed:
+            self.weight = _pack(self.weight)
 
 
 def _joined(parts: Sequence[Tensor]) -> Tensor:
     return torch.cat(list(parts)).detach() if len(parts) > 1 else parts[0].detach()
 
 
-def _panel_width(outputs: int) -> int:
-    """The outputs of a panel: the largest divisor up to 256, or all of them where panels would be very narrow."""
-    width = next(width for width in range(min(outputs, 256), 0, -1) if outputs % width == 0)
-    return width if width >= 64 else outputs
+def _packable(weight: Tensor) -> bool:
+    """Whether oneDNN is here, computes in this type, and is worth its calls."""
+    if weight.device.type != "cpu" or weight.numel() <= PACKED_ABOVE:
+        return False
+    if not torch.backends.cpu.get_cpu_capability().startswith("AVX"):
+        return False
+    if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
+        return False
+    half = weight.dtype == torch.bfloat16 and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    return half or weight.dtype == torch.float32
+
+
+def _pack(weight: Tensor) -> Tensor:
+    """[E, D] in the order in which oneDNN reads it: a tensor without strides, for `packed_linear` alone."""
+    packed: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight)
+    return packed
+
+
+# torch has the product with packed weights for what inductor compiles with constant weights only. As an operation of
+# our own, which it takes as it is, compiled code calls it with weights that are its inputs: one code for every layer.
+torch.library.define("dllm::packed_linear", "(Tensor x, Tensor weight, Tensor? bias) -> Tensor")
+
+
+@torch.library.impl("dllm::packed_linear", "MkldnnCPU")
+def _packed_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    out: Tensor = torch.ops.mkldnn._linear_pointwise.default(x, weight, bias, "none", [], "")
+    return out
+
+
+@torch.library.register_fake("dllm::packed_linear")  # type: ignore[untyped-decorator]
+def _shape_of_packed_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    return x.new_empty(x.shape[0], weight.shape[0])
+
+
+packed_linear = torch.ops.dllm.packed_linear.default
+"""`F.linear` of x [N, D] with a packed weight."""

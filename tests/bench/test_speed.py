@@ -8,6 +8,7 @@ import json
 import runpy
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,10 @@ from dllm_bench.timing.clocks import spread
 from dllm_bench.timing.counting import Work, count, weigh
 from dllm_bench.timing.research import CACHES, Rule, decode_research, quota_rule, threshold_rule
 from dllm_bench.timing.work import random_prompts
+from dllm_reference_model import products
 from dllm_reference_model.checkpoint import CheckpointError
 from dllm_reference_model.model import Config, Transformer
+from dllm_reference_model.products import laid_out
 from dllm_reference_model.shapes import SHAPES, random_weights
 from dllm_sdk import ConfigError, Model, execution, generate, load_cache, load_model, load_scheduler
 from dllm_sdk.compiling import Compiler
@@ -107,6 +110,18 @@ def test_work_counts_operations_and_bytes_of_products_and_attention(mode: Any) -
         _, work = weigh(lambda: torch.nn.functional.scaled_dot_product_attention(query, keys, keys))
     assert work.flops == 2 * 2 * 2 * 6 * 10 * 8
     assert work.bytes == 4 * (2 * query.numel() + 2 * keys.numel())
+
+
+@MODES
+def test_packed_weights_are_the_same_work(mode: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    x, maps = torch.ones(3, 64), [torch.nn.Linear(64, 8), torch.nn.Linear(64, 16)]
+    as_they_lie = laid_out(*maps)
+    monkeypatch.setattr(products, "PACKED_ABOVE", 0)
+    packed = laid_out(*maps)
+    with mode():
+        works = [weigh(partial(product, x))[1] for product in (as_they_lie, packed)]
+    assert works[0].flops == works[1].flops == 2 * 3 * 64 * 24
+    assert works[1].bytes == 4 * (3 * 64 + 64 * 24 + 24 + 3 * 24) == works[0].bytes
 
 
 def test_the_slower_of_two_ceilings_counts() -> None:

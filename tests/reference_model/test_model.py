@@ -1,6 +1,7 @@
 """The transformer: a store and hidden keys change nothing, and it computes what the public models compute."""
 
 import json
+import pickle
 from copy import deepcopy
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from dllm_reference_model import products
 from dllm_reference_model.model import Config, Transformer
 from dllm_reference_model.store import Store
 
@@ -162,6 +164,26 @@ def test_a_frozen_model_computes_the_same_from_the_same_parameters(config: Confi
     bound = {torch.float32: 1e-4, torch.float64: 1e-10, torch.bfloat16: 0.1}[dtype]
     assert (found - wanted).abs().max() <= bound * wanted.abs().max()
     torch.testing.assert_close(dict(model.state_dict()), before, rtol=0, atol=0)
+
+
+@pytest.mark.skipif(not torch.backends.cpu.get_cpu_capability().startswith("AVX"), reason="packed on x86-64 only")
+@pytest.mark.parametrize("config", [*CONFIGS, pytest.param(WIDE, id="wide")])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_packed_weights_compute_the_same_and_are_copied(
+    config: Config, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, (tokens, positions) = random_model(config).to(dtype), canvas(2, 9)
+    wanted, before = model.head(model(tokens, positions)), {k: v.clone() for k, v in model.state_dict().items()}
+    monkeypatch.setattr(products, "PACKED_ABOVE", 0)
+    model.freeze()
+    assert all(layer.laid_out.down.packed for layer in model.layers)
+    found = model.head(model(tokens, positions))
+    assert (found - wanted).abs().max() <= {torch.float32: 1e-4, torch.bfloat16: 0.1}[dtype] * wanted.abs().max()
+    torch.testing.assert_close(dict(model.state_dict()), before, rtol=0, atol=0)
+    for copied in (deepcopy(model), pickle.loads(pickle.dumps(model))):  # noqa: S301
+        assert copied.frozen and copied.head(copied(tokens, positions)).equal(found)
+    model.train().requires_grad_(True)(tokens, positions).sum().backward()
+    assert model.layers[0].attention.query.weight.grad is not None
 
 
 @pytest.mark.parametrize("config", CONFIGS)

@@ -17,6 +17,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from dllm_reference_model import products
 from dllm_reference_model.model import Config, Transformer
 from dllm_sdk import (
     BlockCache,
@@ -480,9 +481,13 @@ def test_fifty_prompts_after_warm_up_compile_nothing(compiler: Compiler) -> None
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("default")  # of inductor's own
-def test_inductor_writes_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("laid_out", ["trained", "frozen", "packed"])
+def test_inductor_writes_the_same(laid_out: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(execution, "compiler", Compiler())
+    if laid_out == "packed":
+        monkeypatch.setattr(products, "PACKED_ABOVE", 0)
     model, scheduler = transformer(), load_scheduler("threshold:block=6,threshold=0.6")
+    model = model if laid_out == "trained" else model.freeze()
     wanted = answers(model, scheduler, DualCache())
     assert told(answers(model, scheduler, DualCache(), backend="compile")) == told(wanted)
     assert not execution.compiler.obstacles

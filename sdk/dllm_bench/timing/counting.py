@@ -117,6 +117,8 @@ class _Products(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self._stored[result] = self._size(operands[0])
         if func._schema.name in _PRODUCTS:
             self._add(2 * result.numel() * operands[-1].shape[-2], [*operands, result])
+        elif func._schema.name == "dllm::packed_linear":
+            self._add(2 * result.numel() * operands[0].shape[-1], [*operands, result])
         elif "scaled_dot_product" in func._schema.name:
             query, keys = operands[:2]
             self._add(4 * query.numel() * keys.shape[-2], [*operands, result[0]])
@@ -133,4 +135,6 @@ class _Products(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 def _elements(tensor: Tensor) -> int:
     """Those in memory: what is expanded lies there once."""
+    if tensor.is_mkldnn:  # packed: it has no strides
+        return tensor.numel()
     return math.prod(size for size, stride in zip(tensor.shape, tensor.stride(), strict=True) if stride)
