@@ -81,14 +81,14 @@ kernel for both. Its weights lie as a checkpoint stores them. It was written fro
 
 Forward passes with the head, on a canvas of {canvas} positions with keys and values kept, one thread, in turn; times as
 fast as the model that `train` gives, float32 with each weight by itself, row by row. *frozen* is what `load_model`
-gives: one product per input, its weights packed as oneDNN reads them where they are many. *int8 weights* is what `int8:MODEL` gives,
-each weight converted to float32 before it is multiplied. Medians of {turns} turns, with quartiles.
+gives: one product per input, its weights packed as oneDNN reads them where they are many. *int8 weights* is what
+`int8:MODEL` gives, each weight converted to float32 before it is multiplied. Medians of {turns} turns, with quartiles.
 
 {layouts}
 
-This processor {multiplies}. Weights in eight bits save memory here and cost time: they are
-[for a GPU](../how-to/gpu.md#weights-in-eight-bits). In both the tiny model writes other tokens here and there; what
-that does to the answers, on {limit} prompts:
+This processor {multiplies}. Weights in eight bits save memory here and cost
+time: they are [for a GPU](../how-to/gpu.md#weights-in-eight-bits). In both types the tiny model writes other tokens here
+and there; what that does to the answers, on {limit} prompts:
 
 {accuracy}
 
@@ -237,7 +237,7 @@ def verdict(speed: Speed) -> str:
         if low and one.cpu_speedup.median < low
     ]
     said = [f"met: {'; '.join(met)}"] * bool(met) + [f"missed: {'; '.join(missed)}"] * bool(missed)
-    return f"The aims, by CPU time, are {' and '.join(said)}."
+    return f"The aims, by CPU time, are {', and '.join(said)}."
 
 
 def body(tables: dict[str, str], name: str) -> str:
