@@ -2,8 +2,8 @@
 
 Forward passes, head included, of a model as it is trained and as it decodes (frozen: one product per input, its weights
 packed where they are many), and of the frozen model in bfloat16 and with weights in eight bits (extra `int8`), in turn
-on one thread; ratios are taken turn by turn. Then what the shipped model writes in each type. Writes layout.json, which speed.py puts
-on its page.
+on one thread; ratios are taken turn by turn. Then what the shipped model writes in each type. Writes layout.json, which
+speed.py puts on its page.
 """
 
 from __future__ import annotations

@@ -86,9 +86,9 @@ gives: one product per input, its weights packed as oneDNN reads them where they
 
 {layouts}
 
-This processor {multiplies}. Weights in eight bits save memory here and cost
-time: they are [for a GPU](../how-to/gpu.md#weights-in-eight-bits). In both types the tiny model writes other tokens here
-and there; what that does to the answers, on {limit} prompts:
+This processor {multiplies}; `--dtype bfloat16` asks for it. Weights in
+eight bits save memory here and cost time: they are [for a GPU](../how-to/gpu.md#weights-in-eight-bits). In both types
+the tiny model writes other tokens here and there; what that does to the answers, on {limit} prompts:
 
 {accuracy}
 

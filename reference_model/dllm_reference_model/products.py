@@ -40,9 +40,9 @@ class Apart:
 class Product:
     """One product with the weights of all maps.
 
-    The maps' weights become views of one tensor, so that nothing is held twice. Only on a CPU they are held once more,
-    as a product of few lanes reads them best (docs/benchmarks/speed.md): packed, or column by column where they are few
-    and float32.
+    The maps' weights become views of one tensor, so that nothing is held twice. Only a CPU holds them once more, as a
+    product of few lanes reads them best (docs/benchmarks/speed.md): packed where they are many, column by column where
+    they are few and float32.
     """
 
     def __init__(self, *maps: nn.Linear) -> None:
