@@ -152,6 +152,23 @@ def test_changed_code_is_another_configuration() -> None:
     assert len(lines("done")) == 2 and len(found.rows) == 1 and "code changed" in found.notes[-1]
 
 
+def test_a_changed_helper_is_another_configuration(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also one that a helper imports, and of which it takes a number only."""
+    monkeypatch.syspath_prepend(str(Path.cwd()))
+    Path("mine.py").write_text("import kit.base\nMine = kit.base.Mine\n")
+    Path("kit").mkdir()
+    Path("kit/base.py").write_text(
+        "from dataclasses import dataclass\nfrom tests.bench.toys import Pairs\nfrom .sizes import SIZE\n"
+        "@dataclass(frozen=True)\nclass Mine(Pairs):\n    size: int = min(SIZE, 1)\n"
+    )
+    for done, size in enumerate((1, 2, 2)):
+        Path("kit/sizes.py").write_text(f"SIZE = {size}\n")
+        for name in [name for name in sys.modules if name.partition(".")[0] in ("mine", "kit")]:
+            monkeypatch.delitem(sys.modules, name)  # as in a new process
+        sweep(["mine.py:Mine"], output="out", **SETTINGS)
+        assert len(lines("done")) == min(done, 1) + 1
+
+
 def test_a_head_that_was_trained_anew_is_another_configuration() -> None:
     code = "from dataclasses import dataclass, field\nimport torch\nfrom tests.bench.toys import Pairs\n"
     load = "field(default_factory=lambda: torch.load('head.pt'), compare=False, repr=False)"

@@ -1,4 +1,4 @@
 """`sweep`: a grid of configurations, resumable after a kill.
 
-In reading order: grid, work, engines, journal, report, run.
+In reading order: grid, sources, work, engines, journal, report, run.
 """

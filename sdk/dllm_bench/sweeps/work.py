@@ -6,8 +6,6 @@ engine.
 
 from __future__ import annotations
 
-import hashlib
-import inspect
 import json
 import platform
 import time
@@ -29,7 +27,8 @@ from dllm_bench.measure import WARM_UP_STEPS, Contender, Run
 from dllm_bench.questions import Questions, collect, is_file
 from dllm_bench.results import DEFINITIONS, Entrant, Outcome
 from dllm_bench.sweeps.grid import texts
-from dllm_sdk import ConfigError, DllmError, NoCache, Sampler, Scheduler
+from dllm_bench.sweeps.sources import code_of, digest
+from dllm_sdk import ConfigError, DllmError, NoCache, Sampler
 from dllm_sdk.errors import CalibrationWarning
 from dllm_sdk.execution import Backend, check_backend
 from dllm_sdk.registry import describe
@@ -114,10 +113,10 @@ def key_of(settings: dict[str, Any], contender: Contender) -> str:
         **settings,
         "scheduler": family(scheduler),
         "fields": describe(scheduler),
-        "code": _code(scheduler),
+        "code": code_of(scheduler),
         "cache": repr(contender.cache),
     }
-    return _digest(json.dumps(about, sort_keys=True, ensure_ascii=False).encode())
+    return digest(json.dumps(about, sort_keys=True, ensure_ascii=False).encode())
 
 
 class Worker:
@@ -207,19 +206,4 @@ def _plain(outcome: Outcome, tokens: list[int]) -> dict[str, Any]:
 def _asked(one: Questions) -> str:
     """A digest of a task's prompts and lengths; of a file also what it says of the answers."""
     file = Path(one.name).read_bytes() if is_file(one.name) else b""
-    return _digest(json.dumps([one.gen_length, *one.prompts]).encode() + file)
-
-
-def _code(scheduler: Scheduler[Any]) -> list[str]:
-    """A digest of the files in which a scheduler and its parts are written."""
-    try:
-        written = inspect.getsourcefile(type(scheduler))
-    except TypeError:  # typed in, not read from a file
-        written = None
-    parts = [value for value in vars(scheduler).values() if isinstance(value, Scheduler)]
-    mine = _digest(Path(written).read_bytes()) if written else ""
-    return [mine, *(one for part in parts for one in _code(part))]
-
-
-def _digest(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()[:16]
+    return digest(json.dumps([one.gen_length, *one.prompts]).encode() + file)
