@@ -56,7 +56,7 @@ class Product:
             self.weight = self.weight.t().contiguous().t()
         else:
             for one, part in zip(maps, self.weight.split_with_sizes(self.widths), strict=True):
-                one.weight = nn.Parameter(part, requires_grad=False)
+                one.weight.data = part  # the same parameter, which an optimizer may hold
 
     def __call__(self, x: Tensor) -> Sequence[Tensor]:
         linear = packed_linear if self.packed else F.linear
@@ -101,13 +101,14 @@ torch.library.define("dllm::packed_linear", "(Tensor x, Tensor weight, Tensor? b
 
 @torch.library.impl("dllm::packed_linear", "MkldnnCPU")
 def _packed_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    out: Tensor = torch.ops.mkldnn._linear_pointwise.default(x, weight, bias, "none", [], "")
+    given = x.to(weight.dtype)  # under autocast it may be another
+    out: Tensor = torch.ops.mkldnn._linear_pointwise.default(given, weight, bias, "none", [], "")
     return out
 
 
 @torch.library.register_fake("dllm::packed_linear")  # type: ignore[untyped-decorator]
 def _shape_of_packed_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    return x.new_empty(x.shape[0], weight.shape[0])
+    return x.new_empty(x.shape[0], weight.shape[0], dtype=weight.dtype)
 
 
 packed_linear = torch.ops.dllm.packed_linear.default

@@ -23,6 +23,11 @@ class Cache:
 
     suffix: bool = True
 
+    def __post_init__(self) -> None:
+        """Check the fields."""
+        if not isinstance(self.suffix, bool):
+            raise ConfigError(f"{type(self).__name__}: suffix must be true or false, got {self.suffix!r}")
+
     def check(self, model: Model, replan: Literal["block", "step"]) -> None:
         """Raise ConfigError if this policy cannot serve the model or the scheduler."""
 
@@ -46,6 +51,7 @@ class _Refreshing(Cache):
 
     def __post_init__(self) -> None:
         """Check the fields."""
+        super().__post_init__()
         if self.refresh_every is not None:
             check_number(self, "refresh_every", 1, whole=True)
 
@@ -133,7 +139,8 @@ def before(mask: Tensor) -> Tensor:
 def lanes(mask: Tensor, width: int) -> Tensor:
     """The positions of a mask, ascending, L on padding: bool [B, L] -> int64 [B, width]."""
     positions = torch.arange(mask.shape[1], device=mask.device)
-    return torch.where(mask, positions, mask.shape[1]).sort(1).values[:, :width]
+    ascending = torch.where(mask, positions, mask.shape[1]).sort(1).values[:, :width]
+    return ascending.clone(memory_format=torch.contiguous_format)  # as indexed ones are: compiled code tells strides
 
 
 def placed(canvas: Tensor, window: Tensor, values: Tensor) -> Tensor:

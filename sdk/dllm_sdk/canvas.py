@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence, Sized
 from numbers import Integral
 from operator import index
-from typing import NamedTuple, SupportsIndex, TypeAlias
+from typing import NamedTuple, SupportsIndex, TypeAlias, cast
 
 import torch
 from torch import Tensor
@@ -62,7 +62,8 @@ def build_canvas(
         got = repr(model) if isinstance(model, str) else type(model).__name__
         raise ConfigError(f"model must be one that load_model, wrap or wrap_hf returns, or the like, got {got}")
     prompts = [_ids(model, p, f"prompt {i}") for i, p in enumerate(_as_list(prompt))]
-    given = gen_length if isinstance(gen_length, Iterable) else [gen_length] * len(prompts)
+    several = isinstance(gen_length, Iterable) and getattr(gen_length, "ndim", 1) > 0  # a tensor may be one number
+    given = cast("Iterable[int]", gen_length) if several else [gen_length] * len(prompts)
     lengths = [_whole("gen_length", one) for one in given]
     opens = _opens(prompts, open, single=_is_single(prompt))
     if len(lengths) != len(prompts):
@@ -126,7 +127,10 @@ def _opens(prompts: list[Tensor], open: OpenMask | Sequence[OpenMask] | None, *,
         return [torch.zeros(len(ids), dtype=torch.bool) for ids in prompts]
     if not isinstance(open, Sized):
         raise ConfigError(f"open must be bools, one per prompt token, or a list of such masks, got {open!r}")
-    masks = [torch.as_tensor(mask).cpu() for mask in ([open] if single else open)]
+    try:
+        masks = [torch.as_tensor(mask).cpu() for mask in ([open] if single else open)]
+    except (TypeError, ValueError, RuntimeError):
+        raise ConfigError(f"open must be bools, one per prompt token, or a list of such masks, got {open!r}") from None
     masks = [mask if mask.numel() else mask.bool() for mask in masks]
     if len(masks) != len(prompts):
         raise ConfigError(f"open has {len(masks)} masks for {len(prompts)} prompts: give one per prompt")

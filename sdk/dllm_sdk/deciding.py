@@ -100,7 +100,7 @@ class Decider:
             rows = self.plan(rows, first(rows.masked, rows.horizon), seen, rows.horizon > 0)
         open = rows.block & rows.masked
         view = self.view(rows, seen, open)
-        returned = scheduler.select(view, rows.state)
+        returned = scheduler.select(_copied(view), rows.state)
         check_pair(scheduler, "select", returned)
         committed = rows.block & ~rows.masked
         decision = allowed(
@@ -137,16 +137,16 @@ class Decider:
         )
 
     def view(self, rows: Rows, seen: Seen, open: Tensor) -> View:
-        """A view of copies, so that what a scheduler writes into it is lost."""
+        """What a step shows. It lasts: what is part of the rows, which the next step may write over, is copied."""
         return View(
             tokens=rows.tokens.clone(),
-            open=open.clone(),
+            open=open,
             committed=rows.block & ~rows.masked & self.scheduler.revises,
-            draft=seen.draft.clone(),
-            confidence=seen.confidence.clone(),
+            draft=seen.draft,
+            confidence=seen.confidence,
             step=rows.step.clone(),
             gen_length=rows.gen_length.clone(),
-            key=seen.key.clone(),
+            key=seen.key,
             logits=seen.logits,
             window=seen.window.clone(),
         )
@@ -155,7 +155,7 @@ class Decider:
         """Ask for blocks out of `open` (bool [B, L]); rows in `who` (bool [B]) that open one, or replan, get theirs."""
         scheduler = self.scheduler
         seen = seen._replace(logits=seen.logits.clone())  # `select` reads them, too
-        returned = scheduler.plan(self.view(rows, seen, open), rows.state)
+        returned = scheduler.plan(_copied(self.view(rows, seen, open)), rows.state)
         check_pair(scheduler, "plan", returned)
         planned, state = returned
         check_tensor(scheduler, "plan's block", planned, open)
@@ -194,7 +194,7 @@ class Decider:
         rows = self.progress(rows, left, done)._replace(
             tokens=tokens,
             masked=masked & ~done[:, None],
-            block=rows.block & kept,
+            block=rows.block & kept & ~done[:, None],
             opened=rows.opened & kept,
             opening=closed,
             ordinal=rows.ordinal + closed,
@@ -218,6 +218,12 @@ class Decider:
             idle=idle,
             trouble=torch.where(rows.trouble > 0, rows.trouble, trouble),
         )
+
+
+def _copied(view: View) -> View:
+    """For a scheduler, so that what it writes is lost. The logits, much the largest part, are what they are."""
+    parts = zip(View._fields, view, strict=True)
+    return View(*[part if name == "logits" else part.clone() for name, part in parts])
 
 
 def _first_true(mask: Tensor) -> Tensor:

@@ -103,7 +103,8 @@ def finish(model: Model, canvas: Canvas, steps: Iterable[Made], start: float) ->
                 seconds[row] = time.perf_counter() - start - preparation
                 ends[row], counts[row] = step.tokens[i], count
     lengths, opens = canvas.length.tolist(), canvas.open.cpu()
-    tokens = [end[:length].cpu() for end, length in zip(ends, lengths, strict=True)]
+    # Copies: whole canvases need not be kept, and outside inference mode these are tensors like any other.
+    tokens = [end[:length].cpu().clone() for end, length in zip(ends, lengths, strict=True)]
     read = [_read(model, row, opens[i, : lengths[i]]) for i, row in enumerate(tokens)]
     nfe, refreshes, fed, extra = (list(column) for column in zip(*counts, strict=True))
     texts, generated = [text for text, _ in read], [n for _, n in read]

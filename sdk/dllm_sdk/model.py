@@ -13,14 +13,14 @@ from copy import copy, deepcopy
 from dataclasses import field
 from itertools import chain
 from operator import index
-from typing import Any, Protocol, SupportsIndex, TypeAlias, TypeVar, get_type_hints
+from typing import Any, Protocol, SupportsIndex, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.utils.weak import WeakIdKeyDictionary
 
 from dllm_sdk.errors import ConfigError, ModelError
-from dllm_sdk.scheduler import EosIds, Scheduler, TokenIds
+from dllm_sdk.scheduler import EosIds, Scheduler, TokenIds, field_types
 
 
 class Tokenizer(Protocol):
@@ -178,7 +178,8 @@ def wrap(
     Raises ConfigError where an argument is out of its range.
     """
     check_ids(mask_id, eos_ids, vocab_size, shift)
-    return CallableModel(function, mask_id, vocab_size, eos_ids, shift, max_length, torch.device(device), tokenizer)
+    ids = index(mask_id), vocab_size, tuple(map(index, eos_ids))  # numpy's numbers could not be told in a trace
+    return CallableModel(function, *ids, shift, max_length, torch.device(device), tokenizer)
 
 
 _found: WeakIdKeyDictionary = WeakIdKeyDictionary()  # tokenizer -> what was looked for in it -> ids
@@ -211,7 +212,7 @@ def bind(scheduler: S, model: Model) -> S:
 def look_up(scheduler: S, model: Model) -> S:
     """The scheduler with the `TokenIds` and `EosIds` of its fields looked up in the model, parts included."""
     fields = _fields(scheduler)
-    hints = get_type_hints(type(scheduler), include_extras=True) if fields else {}
+    hints = field_types(type(scheduler)) if fields else {}
     changes: dict[str, Any] = {}
     for name, value in fields.items():
         if isinstance(value, Scheduler):

@@ -22,7 +22,7 @@ import tomllib
 from difflib import get_close_matches
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, Literal, get_origin
 
 from dllm_sdk.errors import ConfigError, RegistryError
 
@@ -210,16 +210,22 @@ def _parse(kind: str, spec: str) -> tuple[str, dict[str, Any]]:
         key, equals, value = item.partition("=")
         if not equals:
             raise ConfigError(f"{kind} {spec!r}: expected field=value, got {item!r}")
-        fields[key.strip().replace("-", "_")] = _value(f"{kind} {spec!r}", value)
+        name = key.strip().replace("-", "_")
+        if name in fields:
+            raise ConfigError(f"{kind} {spec!r} gives the field {name!r} twice: give it once")
+        fields[name] = _value(f"{kind} {spec!r}", value)
     return match["name"], fields
 
 
 def _value(what: str, text: str) -> Any:
     try:
-        return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError as error:
+        found = tomllib.loads(f"value = {text}")
+    except tomllib.TOMLDecodeError:
+        found = {}
+    if found.keys() != {"value"}:  # of several lines each would be one
         allowed = "numbers as 0.5, texts in quotes, lists as [1, 2]"
-        raise ConfigError(f"{what}: {text!r} is not a TOML value ({allowed})") from error
+        raise ConfigError(f"{what}: {text!r} is not a TOML value ({allowed})")
+    return found["value"]
 
 
 def split(text: str, separator: str) -> list[str]:
@@ -258,9 +264,9 @@ def _build(spec: str, cls: Any, fields: dict[str, Any]) -> Scheduler[Any]:
 
 def _scheduler_fields(cls: type[Scheduler[Any]]) -> set[str]:
     """The fields that hold another scheduler: a SPEC in quotes."""
-    from dllm_sdk.scheduler import Scheduler
+    from dllm_sdk.scheduler import Scheduler, field_types
 
-    hints = {name: get_origin(hint) or hint for name, hint in get_type_hints(cls).items()}
+    hints = {name: get_origin(hint) or hint for name, hint in field_types(cls).items()}
     return {name for name, hint in hints.items() if isinstance(hint, type) and issubclass(hint, Scheduler)}
 
 

@@ -69,7 +69,7 @@ class Sampler:
         """Draft every lane. logits [B, W, V]; key int64 [B]; tokens int64 [B, L]; window int64 [B, W]."""
         logits = logits.float()
         for process in self.processors:
-            logits = process(logits, tokens, window).clone()  # it may be the processor's own
+            logits = process(logits, tokens, window).float().clone()  # it may be the processor's own
         logits[..., mask_id] = -torch.inf
         shaped = logits / self.temperature if self.temperature > 0 else logits
         if self.top_p < 1:

@@ -7,7 +7,7 @@ Knows no model, no loop and no strategy. Shapes, here and everywhere: B rows, L 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Annotated, Any, Generic, Literal, NamedTuple, TypeAlias, cast
+from typing import Annotated, Any, Generic, Literal, NamedTuple, TypeAlias, cast, get_type_hints
 
 import torch
 from torch import Tensor
@@ -26,7 +26,7 @@ State = TypeVar("State", default=tuple[()])
 
 
 class View(NamedTuple):
-    """What a scheduler sees of one step. Read only: what is written into it is lost.
+    """What a scheduler sees of one step. Read only: what is written into it is lost, but shows in a `Step`'s logits.
 
     L is that of the longest row: how long a row is shows in `open` and `gen_length`.
     """
@@ -123,6 +123,17 @@ class Scheduler(ABC, Generic[State]):
     @abstractmethod
     def select(self, view: View, state: State) -> tuple[Decision, State]:
         """What commits now, out of `view.open`, the block's masks. The window may be wider than the block."""
+
+
+def field_types(cls: type[Scheduler[Any]]) -> dict[str, Any]:
+    """The types of a scheduler's fields as they are written. Raises ConfigError where a name in one is not there."""
+    try:
+        return get_type_hints(cls, include_extras=True)
+    except NameError as error:
+        raise ConfigError(
+            f"{cls.__name__}: the type of a field names {error.name!r}, which its file does not import when it runs: "
+            "import it outside `if TYPE_CHECKING`"
+        ) from None
 
 
 def check_number(owner: object, name: str, low: float, high: float = float("inf"), *, whole: bool = False) -> None:

@@ -180,6 +180,8 @@ def test_packed_weights_compute_the_same_and_are_copied(
     found = model.head(model(tokens, positions))
     assert (found - wanted).abs().max() <= {torch.float32: 1e-4, torch.bfloat16: 0.1}[dtype] * wanted.abs().max()
     torch.testing.assert_close(dict(model.state_dict()), before, rtol=0, atol=0)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert (model(tokens, positions) - model(tokens, positions)).abs().max() == 0
     for copied in (deepcopy(model), pickle.loads(pickle.dumps(model))):  # noqa: S301
         assert copied.frozen and copied.head(copied(tokens, positions)).equal(found)
     model.train().requires_grad_(True)(tokens, positions).sum().backward()
@@ -210,6 +212,17 @@ def test_a_frozen_model_gives_gradients_where_they_are_asked_for_and_takes_other
     changed = model.train()(tokens, positions)
     assert not torch.allclose(changed, before)
     torch.testing.assert_close(model.freeze()(tokens, positions), changed.detach())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_an_optimizer_made_before_goes_on_after_a_freeze(dtype: torch.dtype) -> None:
+    model, (tokens, positions) = random_model(PLAIN).to(dtype).train().requires_grad_(True), canvas(2, 9)
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    model.freeze().train().requires_grad_(True)
+    before = model.layers[0].mlp.up.weight.clone()
+    model(tokens, positions).sum().backward()
+    optimizer.step()
+    assert not model.layers[0].mlp.up.weight.equal(before)
 
 
 def test_a_head_alone_can_be_trained() -> None:

@@ -298,3 +298,5 @@ def test_caches_by_name() -> None:
         load_cache("dual:every=8")
     with pytest.raises(ConfigError, match="refresh_every must be a whole number >= 1, got 0"):
         load_cache("prefix:refresh_every=0")
+    with pytest.raises(ConfigError, match="DualCache: suffix must be true or false, got 'no'"):
+        load_cache('dual:suffix="no"')

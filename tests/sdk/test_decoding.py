@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from dllm_sdk import (
     Scheduler,
     SchedulerError,
     SchedulerStalled,
+    View,
     combine,
     decode,
     generate,
@@ -336,6 +338,8 @@ BAD_CALLS = [
     ({"prompt": None}, "or a list of either, got NoneType"),
     ({"prompt": [[1, None]]}, "flat list of token ids"),
     ({"open": True}, "open must be bools, one per prompt token"),
+    ({"open": "ab"}, "open must be bools, one per prompt token, or a list of such masks, got 'ab'"),
+    ({"prompt": [[1, 2], [3]], "open": [[True, False], None]}, "open must be bools, one per prompt token"),
     ({"sampler": 0.7}, "sampler must be a Sampler"),
     ({"guidance": -1}, r"^guidance must be a number from 0 to 1e\+06"),
     ({"guidance": float("inf")}, "^guidance must be a number"),
@@ -357,6 +361,8 @@ def test_whole_numbers_of_numpy_and_empty_prompts_with_masks_are_fine() -> None:
     wanted = generate(model, [[]], FixedBlock(), gen_length=4, seed=3)
     found = generate(model, [[]], FixedBlock(), gen_length=np.int64(4), seed=np.int32(3), open=[[]])
     assert found.tokens[0].tolist() == wanted.tokens[0].tolist()
+    for length in (torch.tensor(4), np.array(4), [np.int64(4)]):
+        assert generate(model, [[]], FixedBlock(), gen_length=length).tokens[0].shape == (4,)
     for ids in ([np.int64(1), np.int64(2)], np.array([1, 2])):
         assert generate(model, ids, FixedBlock(), gen_length=1).tokens[0][:2].tolist() == [1, 2]
 
@@ -427,6 +433,50 @@ def test_what_plan_writes_into_the_logits_is_lost() -> None:
     seen: list[bool] = []
     generate(ToyModel(0, eos=False).build(), [1], Writes(), gen_length=12)
     assert seen and all(seen)
+
+
+@pytest.mark.parametrize("write", [lambda x: x.open.zero_(), lambda x: x.confidence.neg_(), lambda x: x.window.zero_()])
+@pytest.mark.parametrize("name", ["plan", "select"])
+def test_what_is_written_into_a_view_is_lost(name: str, write: Callable[[View], object]) -> None:
+    """Also for those who look at the step afterwards."""
+
+    class Writes(FixedBlock):
+        def plan(self, view, state):
+            return self.answer("plan", view, state)
+
+        def select(self, view, state):
+            return self.answer("select", view, state)
+
+        def answer(self, which, view, state):
+            found = getattr(super(), which)(view, state)
+            if which == name:
+                write(view)
+            return found
+
+    model = ToyModel(0, eos=False).build()
+    wanted, found = (generate(model, [1, 2], one(4, 2), gen_length=9, trace=True) for one in (FixedBlock, Writes))
+    assert found.tokens[0].equal(wanted.tokens[0]) and found.trace[0].canvas().equal(found.tokens[0])
+    for ours, theirs in zip(found.trace[0], wanted.trace[0], strict=True):
+        assert ours.open.equal(theirs.open) and ours.confidence.equal(theirs.confidence)
+
+
+def test_answers_are_tensors_like_any_other_and_no_views() -> None:
+    (answer,) = generate(ToyModel().build(), [1, 2], FixedBlock(), gen_length=5).tokens
+    assert not answer.is_inference() and answer.untyped_storage().nbytes() == 7 * 8
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_a_processor_may_answer_in_another_type(dtype: torch.dtype) -> None:
+    sampler = Sampler(processors=(lambda logits, tokens, window: logits.to(dtype),))
+    model = ToyModel(0).build()
+    for step in decode(model, [1, 2], FixedBlock(), gen_length=4, sampler=sampler):
+        assert step.view.logits.dtype == torch.float32
+
+
+def test_numbers_of_numpy_are_ids_of_a_callable(tmp_path: Path) -> None:
+    model = wrap(ToyModel().logits, mask_id=np.int64(7), vocab_size=8, eos_ids=(np.int64(6),))
+    (trace,) = generate(model, [1], FixedBlock(), gen_length=3, trace=True).trace
+    trace.save(tmp_path / "x.trace")
 
 
 def test_a_callable_is_shown_no_gap() -> None:

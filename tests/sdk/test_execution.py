@@ -486,6 +486,37 @@ def test_fifty_prompts_after_warm_up_compile_nothing(compiler: Compiler) -> None
     assert last.preparation == 0
 
 
+def test_one_row_that_refreshes_and_one_of_two_run_the_same_code(compiler: Compiler) -> None:
+    """Their lanes are as many; they must lie in memory alike."""
+    model, scheduler = transformer(), load_scheduler('sdar:block=8,steps=8,rule="sequential"')
+    options: dict[str, Any] = {"cache": DualCache(), "backend": "compile", "stop_at_eos": False}
+    generate(model, [[5] * 40], scheduler, gen_length=8, **options)
+    generate(model, [[5] * 40, [5] * 43], scheduler, gen_length=16, **options)
+    assert not compiler.obstacles and all(made.graphs == 1 for made in compiler.made.values())
+
+
+@dataclass(frozen=True)
+class Holds(Plain):
+    """Revises, and stops at a step that depends on the row while it holds the block."""
+
+    revises = True
+
+    def plan(self, view, state):
+        return view.open, state
+
+    def select(self, view, state):
+        last = view.gen_length % 7
+        again = view.committed & (view.step > last)[:, None]
+        return Decision(view.open, remask=again, hold=view.step >= 0, stop=view.step == last), state
+
+
+@pytest.mark.parametrize("backend", ["compile", "graph"])
+def test_a_row_that_stopped_while_it_held_its_block_is_done(capturing: Compiler, backend: Any) -> None:
+    model, options = ToyModel(eos=False).build(), {"gen_length": [8, 9, 10, 5]}
+    wanted = generate(model, [[1], [2], [3], [4]], Holds(), **options)
+    assert told(generate(model, [[1], [2], [3], [4]], Holds(), **options, backend=backend)) == told(wanted)
+
+
 @pytest.mark.slow
 @pytest.mark.filterwarnings("default")  # of inductor's own
 @pytest.mark.parametrize("laid_out", ["trained", "frozen", "packed"])

@@ -52,6 +52,10 @@ class NotAScheduler:
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "mine.py").write_text(MINE, encoding="utf-8")
+    later = "from __future__ import annotations\nfrom typing import TYPE_CHECKING\n"
+    later += "if TYPE_CHECKING:\n    from torch import Tensor\n"
+    typed = MINE.replace("count: int = 2", "count: int = 2\n    table: Tensor | None = None")
+    (tmp_path / "typed.py").write_text(later + typed, encoding="utf-8")
     (tmp_path / "broken.py").write_text("import nothing_like_this\n", encoding="utf-8")
     (tmp_path / "s.toml").write_text('scheduler = "fixed-block"\n[fields]\nblock = 8\nsteps = 4\n', encoding="utf-8")
     (tmp_path / "empty.toml").write_text("", encoding="utf-8")
@@ -81,6 +85,9 @@ BAD = [
     ("adablock:threshold=nan", ConfigError, "threshold must be a number >= 0, got nan"),
     ("adablock:threshold=.8", ConfigError, "'.8' is not a TOML value"),
     ("adablock:threshold=high", ConfigError, "'high' is not a TOML value"),
+    ("fixed-block:block=3\nsteps=2", ConfigError, "'3\\nsteps=2' is not a TOML value"),
+    ("fixed-block:block=3,block=4", ConfigError, "gives the field 'block' twice"),
+    ("./typed.py:Mine", ConfigError, "Mine: the type of a field names 'Tensor', which its file does not import"),
     ("fixed-block:block=3,4", ConfigError, "expected field=value, got '4'"),
     ("", ConfigError, "must be NAME"),
     ("a+b+c", ConfigError, "combines two"),
