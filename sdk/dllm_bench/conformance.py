@@ -15,6 +15,8 @@ def check(scheduler: str | Scheduler[Any], *, examples: int = 50, seed: int = 0)
     """
     if not isinstance(examples, int) or examples < 1:
         raise ConfigError(f"examples must be a whole number >= 1, got {examples!r}")
+    if not isinstance(seed, int) or seed < 0:
+        raise ConfigError(f"seed must be a whole number >= 0, got {seed!r}")
     loaded = load_scheduler(scheduler) if isinstance(scheduler, str) else scheduler
     return testing.check_scheduler(loaded, examples=examples, seed=seed)
 

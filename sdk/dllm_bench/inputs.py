@@ -26,7 +26,9 @@ def check_whole(name: str, value: object, low: int, *, optional: bool = False) -
     if value is None and optional:
         return
     if not isinstance(value, int) or isinstance(value, bool) or not low <= value < 2**63:
-        raise ConfigError(f"{name} must be a whole number >= {low}, got {value!r}")
+        beyond = isinstance(value, int) and value >= 2**63
+        allowed = f"from {low} to 2**63 - 1" if beyond else f">= {low}"
+        raise ConfigError(f"{name} must be a whole number {allowed}, got {value!r}")
 
 
 def load_schedulers(schedulers: Sequence[str | Scheduler[Any]]) -> list[tuple[str, Scheduler[Any]]]:

@@ -93,5 +93,9 @@ class Journal:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        if self._file is not None:
-            self._file.close()
+        if self._file is None or self.path is None:
+            return
+        self._file.close()
+        if kind is not None and not self._results:  # so that the same command can be run again
+            with suppress(OSError):
+                self.path.unlink()

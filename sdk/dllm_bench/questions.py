@@ -103,7 +103,8 @@ def _from_task(task: Any, n: int, drawn: tuple[str, int], gen_length: int | None
 
 def _from_file(path: Path, n: int, gen_length: int | None) -> Questions:
     """The first `n` prompts of a file: one JSON object per line, with `prompt` and, if known, `answer`."""
-    lines = [(number, line) for number, line in enumerate(_read(path).splitlines(), 1) if line.strip()]
+    # Not by `splitlines`: a text in JSON may hold other ends of lines.
+    lines = [(number, line) for number, line in enumerate(_read(path).split("\n"), 1) if line.strip()]
     if not lines:
         raise ConfigError(f'task file {path} is empty: give one {{"prompt": ..., "answer": ...}} per line')
     questions = [_question(f"{path}, line {number}", line) for number, line in lines]  # all, so that no bad line hides

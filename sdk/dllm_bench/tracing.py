@@ -171,6 +171,8 @@ def _as_text(shown: Shown, style: Style) -> str:
     head = f"{shown.name}: {counted(committed, 'token')} in {counted(len(trace), 'step')}{right}"
     body = (f"{line.step:>{widths[0]}}  {line.block:<{widths[1]}}  {line.tokens}" for line in lines)
     note = f"? committed below {sure(trace):g}   … a gap   block: number:first-last position"
+    if any(bool((step.edit | step.remask).any()) for step in trace):
+        note += "   = an edit   [position: mask] a token taken back"
     return "\n".join([head, "", *body, "", note])
 
 
@@ -178,11 +180,11 @@ def _line(trace: Trace, moment: Moment, first: int, style: Style) -> _Line:
     step = moment.step
     block = (step.position[step.open | step.committed] - first + 1).tolist()
     ends = "" if step.end == "open" else f"  | {step.end}"
-    written = "".join(_pieces(trace, moment, style))
+    written = "".join(_pieces(trace, moment, first, style))
     return _Line(str(step.number), f"{step.block}:{min(block)}-{max(block)}", written + ends)
 
 
-def _pieces(trace: Trace, moment: Moment, style: Style) -> Iterator[str]:
+def _pieces(trace: Trace, moment: Moment, first: int, style: Style) -> Iterator[str]:
     """What a step wrote, in the order of the canvas, with its gaps."""
     step = moment.step
     at = -1
@@ -192,7 +194,7 @@ def _pieces(trace: Trace, moment: Moment, style: Style) -> Iterator[str]:
             yield "…"
         at = position
         if step.remask[lane]:
-            yield f"[{position}: mask]"
+            yield f"[{position - first + 1}: mask]"
             continue
         mark = "?" if position in moment.premature else ""
         edited = "=" if step.edit[lane] else ""

@@ -62,9 +62,7 @@ def build_canvas(
         got = repr(model) if isinstance(model, str) else type(model).__name__
         raise ConfigError(f"model must be one that load_model, wrap or wrap_hf returns, or the like, got {got}")
     prompts = [_ids(model, p, f"prompt {i}") for i, p in enumerate(_as_list(prompt))]
-    several = isinstance(gen_length, Iterable) and getattr(gen_length, "ndim", 1) > 0  # a tensor may be one number
-    given = cast("Iterable[int]", gen_length) if several else [gen_length] * len(prompts)
-    lengths = [_whole("gen_length", one) for one in given]
+    lengths = [_whole("gen_length", one) for one in _each(gen_length, len(prompts))]
     opens = _opens(prompts, open, single=_is_single(prompt))
     if len(lengths) != len(prompts):
         raise ConfigError(f"gen_length has {len(lengths)} entries for {len(prompts)} prompts: give one, or one each")
@@ -79,6 +77,12 @@ def build_canvas(
         for sample in range(samples)
     ]
     return _stack(rows, model.device)
+
+
+def _each(gen_length: object, count: int) -> Iterable[object]:
+    """One for each prompt. A tensor may be one number, and a text is no list of them."""
+    several = isinstance(gen_length, Iterable) and getattr(gen_length, "ndim", 1) > 0
+    return cast("Iterable[object]", gen_length) if several and not isinstance(gen_length, str) else [gen_length] * count
 
 
 def _whole(name: str, value: object) -> int:

@@ -19,8 +19,8 @@ from dllm_sdk.scheduler import Decision, Scheduler, View, keeps_state
 class Wrapper(Scheduler[Any]):
     """Another scheduler, to change one thing of it: a subclass overrides what it changes, all else goes through.
 
-    A subclass that keeps a state of its own nests the inner one's in it, in `init`, `plan` and `select` alike. Raises
-    ConfigError unless `inner` is a scheduler.
+    A subclass that keeps a state of its own nests the inner one's in it, in `init`, `plan` and `select` alike; one that
+    has a `__post_init__` calls `super().__post_init__()`. Raises ConfigError unless `inner` is a scheduler.
     """
 
     inner: Scheduler[Any]  # what is wrapped

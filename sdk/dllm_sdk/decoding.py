@@ -123,6 +123,9 @@ def run(model: Model, canvas: Canvas, scheduler: Scheduler[Any], options: Option
             "scheduler must be an instance of a Scheduler subclass, such as load_scheduler('threshold') gives, "
             f"got {scheduler!r}"
         )
+    for name, words in (("replan", ("block", "step")), ("fits", ("any", "lasting", "own"))):
+        if (found := getattr(scheduler, name)) not in words:
+            raise ConfigError(f"{type(scheduler).__name__}.{name} must be one of {', '.join(words)}, got {found!r}")
     options.cache.check(model, scheduler.replan)
     if not (options.cache.suffix or getattr(model, "reads_positions", True)) and canvas.has_holes:
         raise ConfigError(

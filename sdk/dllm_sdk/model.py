@@ -309,6 +309,8 @@ def _resolve(field: str, value: int | str | tuple[int | str, ...], model: Model)
         if not isinstance(item, int | str) or item == "":
             raise ConfigError(f"{field} must be token ids, or texts that tokens contain, got {value!r}")
         if isinstance(item, int):
+            if not 0 <= item < model.vocab_size:
+                raise ConfigError(f"{field} must hold token ids in 0..{model.vocab_size - 1}, got {item}")
             found: tuple[int, ...] = (item,)
         elif model.tokenizer is None:
             raise ConfigError(f"{field} holds the text {item!r}, but the model has no tokenizer: give token ids")

@@ -41,6 +41,11 @@ CACHES = {
     "block": "dllm_sdk.caching:BlockCache",
 }
 """Cache policies are part of the loop, so they are no plug-ins; the names are for command lines and files."""
+_FILES = {
+    "scheduler": "FILE.py:CLASS",
+    "model": "LOADER:FOLDER, or FILE.py:NAME",
+    "task": "FILE.jsonl, or FILE.py:NAME",
+}
 
 
 def available(kind: Kind) -> dict[str, EntryPoint]:
@@ -56,7 +61,8 @@ def load(kind: Kind, name: str) -> Any:
         return _load_path(kind, name, "")
     points = [point for point in entry_points(group=f"dllm_sdk.{kind}s") if point.name == name]
     if not points:
-        raise RegistryError(_unknown(f"{kind} {name!r}", name, list(available(kind))))
+        hint = f"; what is in a file is {_FILES[kind]}" if "/" in name or "." in name else ""
+        raise RegistryError(_unknown(f"{kind} {name!r}", name, list(available(kind))) + hint)
     if len({point.value for point in points}) > 1:
         owners = " and ".join(sorted(point.dist.name if point.dist else point.value for point in points))
         raise RegistryError(f"{kind} {name!r} is registered by {owners}: uninstall one, or give MODULE:CLASS")
@@ -73,6 +79,8 @@ def load_scheduler(spec: str) -> Scheduler[Any]:
     """
     from dllm_sdk.combining import combine
 
+    if not isinstance(spec, str):
+        raise ConfigError(f"a SPEC is a text, such as 'threshold:threshold=0.8', got {spec!r}")
     parts = split(spec, "+")
     if len(parts) > 2:
         raise ConfigError(f"scheduler {spec!r}: PLAN+SELECT combines two schedulers, not {len(parts)}")
@@ -100,6 +108,11 @@ def read_spec(spec: str) -> tuple[str, dict[str, Any], dict[str, Any]]:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not valid TOML: {error}") from error
     scheduler, own, calibration = content.get("scheduler"), content.get("fields", {}), content.get("calibration", {})
+    strange = content.keys() - {"scheduler", "fields", "calibration"}
+    if strange:
+        raise ConfigError(
+            f"{path} holds {min(strange)!r}, which no scheduler file has: fields of the scheduler stand under [fields]"
+        )
     if not (isinstance(scheduler, str) and isinstance(own, dict) and isinstance(calibration, dict)):
         raise ConfigError(f'{path} must hold scheduler = "NAME" and, if any, the tables [fields] and [calibration]')
     return scheduler, {**own, **fields}, calibration
@@ -155,6 +168,8 @@ def load_task(name: str) -> Any:
 
 
 def _load_path(kind: Kind, where: str, attribute: str) -> Any:
+    if "/" in where and not where.endswith(".py"):
+        raise RegistryError(f"{kind}: {where} is no Python file: give FILE.py:{attribute or 'NAME'}")
     try:
         module = _load_file(Path(where)) if where.endswith(".py") else importlib.import_module(where)
     except FileNotFoundError as error:
@@ -255,14 +270,14 @@ def _build(spec: str, cls: Any, fields: dict[str, Any]) -> Scheduler[Any]:
         raise RegistryError(f"scheduler {spec!r} is {cls!r}, which is not a subclass of dllm_sdk.Scheduler")
     parts = {
         key: load_scheduler(fields[key])
-        for key in fields.keys() & _scheduler_fields(cls)
+        for key in fields.keys() & scheduler_fields(cls)
         if isinstance(fields[key], str)
     }
     scheduler: Scheduler[Any] = _make(cls, {**fields, **parts})
     return scheduler
 
 
-def _scheduler_fields(cls: type[Scheduler[Any]]) -> set[str]:
+def scheduler_fields(cls: type[Scheduler[Any]]) -> set[str]:
     """The fields that hold another scheduler: a SPEC in quotes."""
     from dllm_sdk.scheduler import Scheduler, field_types
 

@@ -228,6 +228,9 @@ def test_a_broken_plug_in_does_not_break_the_list(broken_plugin: None) -> None:
         (["chek"], ["'chek'"]),
         (["list", "--format", "csv"], ["'csv'"]),
         (["check", "fixed-block", "adablock"], ["unexpected extra argument (adablock) (see"]),
+        (["trace", "--prompt", "a", "--number", "1"], ["--number is for a prompt of --task"]),
+        (["check", "threshold", "--seed", "-1"], ["seed must be a whole number >= 0, got -1"]),
+        (["compare", "--seed", str(2**63)], ["seed must be a whole number from 0 to 2**63 - 1"]),
         (["trace", "--number", "99999999"], ["number must be below 100000", "got 99999999"]),
     ],
 )

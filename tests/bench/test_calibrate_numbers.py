@@ -18,6 +18,7 @@ from dllm_bench.calibration.reliability import apply, isotonic, reliability
 from dllm_bench.calibration.scheduler_file import scheduler_file
 from dllm_bench.toml import as_toml
 from dllm_sdk import ConfigError, load_scheduler
+from dllm_strategies import EarlyEOS, FixedBlock, Threshold
 from tests.bench.toys import Letters
 
 POINTS = st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5)), min_size=1, max_size=12)
@@ -134,6 +135,11 @@ def test_the_grid_goes_around_the_thresholds() -> None:
     assert default_axes(load_scheduler("eb-sampler")) == {"budget": [0.025, 0.05, 0.1, 0.2]}
     with pytest.raises(ConfigError, match=r"fixed|Fixed.*--grid"):
         default_axes(load_scheduler("fixed-block"))
+
+
+def test_a_part_is_tried_by_its_spec() -> None:
+    found = settings(EarlyEOS(), {"inner": ["threshold:block=8", "fixed-block"]})
+    assert list(found.values())[1:] == [EarlyEOS(Threshold(block=8)), EarlyEOS(FixedBlock())]
 
 
 def test_the_given_setting_comes_first_and_what_does_not_fit_is_left_out() -> None:

@@ -207,6 +207,8 @@ def test_files_with_and_without_answers(tmp_path: Path) -> None:
     assert alone.notes == [f"{unknown}: the first 1 of 2 prompts (--limit)."]
     assert "the first 1 of 2" in " ".join(str(alone).split())  # whatever the length of the path
     json.loads(alone.to_json())
+    known.write_text('{"prompt": "3", "answer": "\u2028"}\r\n{"prompt": "2", "answer": "bb"}', encoding="utf-8")
+    assert compare(counting(), ["fixed-block"], [known], gen_length=8).rows[0].n_scored == 2
 
 
 def test_results_are_written_line_by_line(tmp_path: Path, found: Comparison) -> None:

@@ -13,6 +13,7 @@ from click.testing import CliRunner, Result
 import dllm_bench.journal
 from dllm_bench import read_results
 from dllm_bench.cli import cli
+from dllm_bench.measure import Run
 from tests.bench.toys import HERE
 
 TOYS = str(HERE)
@@ -105,6 +106,17 @@ def test_an_error_in_the_users_code_says_what_is_kept() -> None:
     assert result.exit_code == 1 and "NameError" in result.stderr.splitlines()[-1]
     assert "Failed after 5 of 9 generations; they are in out/results.jsonl." in result.stderr.splitlines()
     assert len(read_results("out").outcomes) == 5
+
+
+def test_nothing_is_kept_of_a_run_that_measured_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Run, "warm_up", interrupted)
+        assert run().exit_code == 130
+    assert not Path("out/results.jsonl").exists()
+    assert run().exit_code == 0  # and so the same command can be run again
 
 
 @pytest.mark.usefixtures("heard")

@@ -288,6 +288,7 @@ def test_ctrl_c_keeps_what_was_measured() -> None:
         (["--block", "0"], "block must be a whole number >= 1, got 0"),
         (["--rounds", "-1"], "rounds must be a whole number >= 1, got -1"),
         (["--batch-size", "0"], "batch_sizes must be a whole number >= 1, got 0"),
+        (["--batch-size", "2", "--batch-size", "2"], "batch_sizes has 2 twice: give each once"),
         (["--threads", "0"], "threads must be a whole number >= 1, got 0"),
         (["--budget", "0"], "budget must be a number of seconds above 0, got 0"),
         (["--budget", "nan"], "budget must be a number of seconds above 0, got nan"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
@@ -18,7 +18,8 @@ from dllm_bench import Traces, trace
 from dllm_bench.ahead import confidences
 from dllm_bench.cli import cli
 from dllm_bench.pages.trace import Shown, moments, sure, view
-from dllm_sdk import ConfigError, Trace, combine, generate, wrap
+from dllm_sdk import ConfigError, Decision, Scheduler, Trace, combine, generate, wrap
+from dllm_sdk.rules import first
 from dllm_sdk.testing import ToyModel
 from dllm_strategies import AdaBlock, BlockRefinement, ConfidenceAdaptive, FixedBlock
 from tests.bench.toys import HERE, Pairs, counting, task
@@ -110,6 +111,26 @@ def test_the_text_has_one_line_per_step() -> None:
     ]
     premature = Traces([Shown("x", known(FixedBlock(2, 2)))]).to_text()
     assert premature.count("?") == 2  # one token, and what it means
+
+
+@dataclass(frozen=True)
+class TakesBack(Scheduler):
+    """Commits everything, takes the first position back, commits it again."""
+
+    revises = True
+
+    def plan(self, view, state):
+        return view.open, state
+
+    def select(self, view, state):
+        again = first(view.committed, 1) & (view.step == 1)[:, None]
+        return Decision(view.open, remask=again, hold=view.step == 0), state
+
+
+def test_what_is_taken_back_is_numbered_as_blocks_are() -> None:
+    text = trace(counting(), [TakesBack()], task=task, number=6).to_text()
+    assert "  1:1-12  [1: mask]" in text and text.endswith("[position: mask] a token taken back")
+    assert "taken back" not in pair().to_text()
 
 
 def test_a_trace_needs_no_more_about_it_than_its_format_asks_for() -> None:

@@ -319,6 +319,10 @@ def test_text_in_and_out() -> None:
     assert [len(t or "") for t in text] == [5, 5]
 
 
+class Misspelt(FixedBlock):
+    replan = "steps"
+
+
 BAD_CALLS = [
     ({"gen_length": 0}, "gen_length must be >= 1"),
     ({"gen_length": [3, 3]}, "gen_length has 2 entries for 1 prompts"),
@@ -346,6 +350,9 @@ BAD_CALLS = [
     ({"max_idle": 0}, "^max_idle must be a whole number >= 1"),
     ({"model": "tiny"}, "model must be one that load_model, wrap or wrap_hf returns, or the like, got 'tiny'"),
     ({"scheduler": FixedBlock}, "instance of a Scheduler subclass"),
+    ({"gen_length": "32"}, "gen_length must be a whole number, got '32'"),
+    ({"scheduler": Misspelt()}, "Misspelt.replan must be one of block, step, got 'steps'"),
+    ({"scheduler": AdaBlock(delimiters=(8,))}, r"AdaBlock.delimiters must hold token ids in 0\.\.7, got 8"),
 ]
 
 

@@ -52,6 +52,8 @@ def command(ctx: click.Context, /, files: tuple[str, ...], output: str | None, f
         raise click.UsageError(f"a saved trace takes no {next(iter(given.values()))}: nothing is run", ctx)
     if "task" in given and "prompt" in given:
         raise click.UsageError("--task and --prompt both name a prompt: give one of them", ctx)
+    if "number" in given and "prompt" in given:
+        raise click.UsageError("--number is for a prompt of --task: give --prompt or --number, not both", ctx)
     if output is not None:
         try_to_write(output)
     from dllm_bench.tracing import Traces

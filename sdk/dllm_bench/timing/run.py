@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -57,6 +58,10 @@ class Setting:
             raise ConfigError("give at least one backend, one batch size, and one cache that the model can use")
         for size in self.batch_sizes:
             check_whole("batch_sizes", size, 1)
+        for name in ("backends", "caches", "batch_sizes"):
+            twice = [one for one, times in Counter(getattr(self, name)).items() if times > 1]
+            if twice:
+                raise ConfigError(f"{name} has {twice[0]} twice: give each once")
         for backend in self.backends:
             check_runs(backend, self.model)
         if self.rule not in ("threshold", "forced"):
