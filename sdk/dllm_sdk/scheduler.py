@@ -26,7 +26,7 @@ State = TypeVar("State", default=tuple[()])
 
 
 class View(NamedTuple):
-    """What a scheduler sees of one step. Read only: what is written into it is lost, but shows in a `Step`'s logits.
+    """What a scheduler sees of one step. Read only: what is written into it is lost; into the logits, a `Step` shows it.
 
     L is that of the longest row: how long a row is shows in `open` and `gen_length`.
     """

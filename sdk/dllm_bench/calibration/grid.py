@@ -5,12 +5,12 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from itertools import product
-from typing import Any, get_type_hints
+from typing import Any
 
 from dllm_bench.toml import as_toml
 from dllm_sdk import ConfigError, Scheduler, load_scheduler
 from dllm_sdk.registry import scheduler_fields
-from dllm_sdk.scheduler import TokenIds
+from dllm_sdk.scheduler import TokenIds, field_types
 
 _SURE = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95)  # for a threshold of a confidence
 _TIMES = (0.25, 0.5, 1.0, 2.0)  # for a small number, such as a bound on a divergence
@@ -77,7 +77,7 @@ def _as_field(name: str, value: Any, nested: set[str]) -> Any:
 
 def token_field(scheduler: Scheduler[Any]) -> str:
     """The field that holds token ids; ConfigError if there is none."""
-    hints = get_type_hints(type(scheduler), include_extras=True)
+    hints = field_types(type(scheduler))
     for item in _fields(scheduler):
         if hints.get(item.name) == TokenIds:
             return item.name
