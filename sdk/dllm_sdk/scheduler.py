@@ -26,8 +26,9 @@ State = TypeVar("State", default=tuple[()])
 
 
 class View(NamedTuple):
-    """What a scheduler sees of one step. Read only: what is written into it is lost; into the logits, a `Step` shows it.
+    """What a scheduler sees of one step. Read only: what is written into it is lost.
 
+    Only what is written into the logits shows in the `Step`.
     L is that of the longest row: how long a row is shows in `open` and `gen_length`.
     """
 
