@@ -87,7 +87,13 @@ def load_scheduler(spec: str) -> Scheduler[Any]:
     if len(parts) == 2:
         return combine(plan=load_scheduler(parts[0]), select=load_scheduler(parts[1]))
     name, fields, _ = read_spec(spec)
-    return _build(spec, load("scheduler", name), fields)
+    try:
+        cls = load("scheduler", name)
+    except RegistryError as error:
+        if not spec.startswith("@"):
+            raise
+        raise RegistryError(f"{spec}: {error}; paths in a scheduler file start where you are") from error
+    return _build(spec, cls, fields)
 
 
 def read_spec(spec: str) -> tuple[str, dict[str, Any], dict[str, Any]]:

@@ -58,6 +58,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "typed.py").write_text(later + typed, encoding="utf-8")
     (tmp_path / "broken.py").write_text("import nothing_like_this\n", encoding="utf-8")
     (tmp_path / "s.toml").write_text('scheduler = "fixed-block"\n[fields]\nblock = 8\nsteps = 4\n', encoding="utf-8")
+    (tmp_path / "away.toml").write_text('scheduler = "./nowhere.py:Mine"\n', encoding="utf-8")
     (tmp_path / "flat.toml").write_text('scheduler = "fixed-block"\nblock = 8\n', encoding="utf-8")
     (tmp_path / "empty.toml").write_text("", encoding="utf-8")
     (tmp_path / "torn.toml").write_text("scheduler = ", encoding="utf-8")
@@ -106,6 +107,11 @@ BAD = [
     ("@nowhere.toml", ConfigError, "there is no scheduler file nowhere.toml"),
     ("@torn.toml", ConfigError, "torn.toml is not valid TOML"),
     ("@empty.toml", ConfigError, "must hold scheduler"),
+    (
+        "@away.toml",
+        RegistryError,
+        "there is no file ./nowhere.py; paths in a scheduler file start where you are",
+    ),
     ("@flat.toml", ConfigError, "flat.toml holds 'block', which no scheduler file has"),
     ("./mine.txt:Mine", RegistryError, "./mine.txt is no Python file: give FILE.py:Mine"),
     ("mine.txt", RegistryError, "what is in a file is FILE.py:CLASS"),
