@@ -309,8 +309,6 @@ def _resolve(field: str, value: int | str | tuple[int | str, ...], model: Model)
         if not isinstance(item, int | str) or item == "":
             raise ConfigError(f"{field} must be token ids, or texts that tokens contain, got {value!r}")
         if isinstance(item, int):
-            if not 0 <= item < model.vocab_size:
-                raise ConfigError(f"{field} must hold token ids in 0..{model.vocab_size - 1}, got {item}")
             found: tuple[int, ...] = (item,)
         elif model.tokenizer is None:
             raise ConfigError(f"{field} holds the text {item!r}, but the model has no tokenizer: give token ids")
@@ -319,4 +317,7 @@ def _resolve(field: str, value: int | str | tuple[int | str, ...], model: Model)
             if not found:
                 raise ConfigError(f"{field}: no token of the model's tokenizer contains {item!r}")
         ids.extend(found)
+    # Some may lie outside: published lists are used with models of a smaller vocabulary.
+    if ids and not any(0 <= one < model.vocab_size for one in ids):
+        raise ConfigError(f"{field} must hold token ids in 0..{model.vocab_size - 1}, got {value!r}")
     return tuple(ids)

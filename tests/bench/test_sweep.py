@@ -354,7 +354,7 @@ def test_a_machine_that_differs_measures_nothing() -> None:
 
 
 def test_a_file_calibrated_for_another_model_is_said_below_the_table() -> None:
-    Path("mine.toml").write_text('scheduler = "fixed-block"\nblock = 4\n[calibration]\nmodel = "other"\n')
+    Path("mine.toml").write_text('scheduler = "fixed-block"\n[fields]\nblock = 4\n[calibration]\nmodel = "other"\n')
     found = sweep(["@mine.toml"], grid={"steps": [2]}, output="out", **SETTINGS)
     assert [note for note in found.notes if note.startswith("@mine.toml:steps=2 was calibrated for the model other")]
 

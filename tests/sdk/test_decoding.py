@@ -352,7 +352,7 @@ BAD_CALLS = [
     ({"scheduler": FixedBlock}, "instance of a Scheduler subclass"),
     ({"gen_length": "32"}, "gen_length must be a whole number, got '32'"),
     ({"scheduler": Misspelt()}, "Misspelt.replan must be one of block, step, got 'steps'"),
-    ({"scheduler": AdaBlock(delimiters=(8,))}, r"AdaBlock.delimiters must hold token ids in 0\.\.7, got 8"),
+    ({"scheduler": AdaBlock(delimiters=(8, -1))}, r"AdaBlock.delimiters must hold token ids in 0\.\.7, got \(8, -1\)"),
 ]
 
 
