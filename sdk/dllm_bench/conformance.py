@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from dllm_sdk import ConfigError, Scheduler, load_scheduler, testing
+from dllm_bench.inputs import check_whole
+from dllm_sdk import Scheduler, load_scheduler, testing
 
 
 def check(scheduler: str | Scheduler[Any], *, examples: int = 50, seed: int = 0) -> testing.Report:
@@ -13,10 +14,8 @@ def check(scheduler: str | Scheduler[Any], *, examples: int = 50, seed: int = 0)
     Returns what was checked. Raises dllm_sdk.testing.CheckFailed with the property and the smallest example that
     breaks it, ConfigError or RegistryError for arguments.
     """
-    if not isinstance(examples, int) or examples < 1:
-        raise ConfigError(f"examples must be a whole number >= 1, got {examples!r}")
-    if not isinstance(seed, int) or seed < 0:
-        raise ConfigError(f"seed must be a whole number >= 0, got {seed!r}")
+    check_whole("examples", examples, 1)
+    check_whole("seed", seed, 0)
     loaded = load_scheduler(scheduler) if isinstance(scheduler, str) else scheduler
     return testing.check_scheduler(loaded, examples=examples, seed=seed)
 

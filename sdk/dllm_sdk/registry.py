@@ -19,6 +19,7 @@ import math
 import re
 import sys
 import tomllib
+from collections.abc import Mapping
 from difflib import get_close_matches
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
@@ -274,21 +275,18 @@ def _build(spec: str, cls: Any, fields: dict[str, Any]) -> Scheduler[Any]:
 
     if not (isinstance(cls, type) and issubclass(cls, Scheduler)):
         raise RegistryError(f"scheduler {spec!r} is {cls!r}, which is not a subclass of dllm_sdk.Scheduler")
-    parts = {
-        key: load_scheduler(fields[key])
-        for key in fields.keys() & scheduler_fields(cls)
-        if isinstance(fields[key], str)
-    }
-    scheduler: Scheduler[Any] = _make(cls, {**fields, **parts})
+    scheduler: Scheduler[Any] = _make(cls, field_values(cls, fields))
     return scheduler
 
 
-def scheduler_fields(cls: type[Scheduler[Any]]) -> set[str]:
-    """The fields that hold another scheduler: a SPEC in quotes."""
+def field_values(cls: type[Scheduler[Any]], fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Fields as TOML writes them -> as a scheduler holds them: the SPEC of a part is loaded, a list becomes a tuple."""
     from dllm_sdk.scheduler import Scheduler, field_types
 
     hints = {name: get_origin(hint) or hint for name, hint in field_types(cls).items()}
-    return {name for name, hint in hints.items() if isinstance(hint, type) and issubclass(hint, Scheduler)}
+    parts = {name for name, hint in hints.items() if isinstance(hint, type) and issubclass(hint, Scheduler)}
+    loaded = {name: load_scheduler(fields[name]) for name in fields.keys() & parts if isinstance(fields[name], str)}
+    return {name: tuple(one) if isinstance(one, list) else one for name, one in {**fields, **loaded}.items()}
 
 
 def _make(cls: Any, fields: dict[str, Any]) -> Any:
@@ -299,7 +297,7 @@ def _make(cls: Any, fields: dict[str, Any]) -> Any:
         if key not in known:
             raise ConfigError(_unknown(f"field {key!r} of {cls.__name__}", key, known))
     try:
-        return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in fields.items()})
+        return cls(**fields)
     except ConfigError:
         raise
     except (TypeError, ValueError) as error:  # abstract methods left out, or a check of the user's own

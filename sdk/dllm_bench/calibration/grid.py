@@ -8,8 +8,8 @@ from itertools import product
 from typing import Any
 
 from dllm_bench.toml import as_toml
-from dllm_sdk import ConfigError, Scheduler, load_scheduler
-from dllm_sdk.registry import scheduler_fields
+from dllm_sdk import ConfigError, Scheduler
+from dllm_sdk.registry import field_values
 from dllm_sdk.scheduler import TokenIds, field_types
 
 _SURE = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95)  # for a threshold of a confidence
@@ -51,11 +51,10 @@ def settings(scheduler: Scheduler[Any], axes: Mapping[str, Sequence[Any]]) -> di
         if not values:
             raise ConfigError(f"the grid holds no value for {name}: give {name}=a,b,c")
     found = {_label({name: getattr(scheduler, name) for name in axes}): scheduler}
-    nested = scheduler_fields(type(scheduler))
     refused: dict[str, str] = {}
     accepted: set[str] = set()
     for values in product(*axes.values()):
-        changes = {name: _as_field(name, one, nested) for name, one in zip(axes, values, strict=True)}
+        changes = field_values(type(scheduler), dict(zip(axes, values, strict=True)))
         parts = [_label({name: value}) for name, value in changes.items()]
         try:
             found.setdefault(_label(changes), dataclasses.replace(scheduler, **changes))  # type: ignore[type-var]
@@ -66,13 +65,6 @@ def settings(scheduler: Scheduler[Any], axes: Mapping[str, Sequence[Any]]) -> di
         if part not in accepted:
             raise ConfigError(f"{part} cannot be tried: {why}")
     return found
-
-
-def _as_field(name: str, value: Any, nested: set[str]) -> Any:
-    """A value as it stands in TOML -> as a field holds it."""
-    if name in nested and isinstance(value, str):
-        return load_scheduler(value)
-    return tuple(value) if isinstance(value, list) else value
 
 
 def token_field(scheduler: Scheduler[Any]) -> str:
