@@ -20,9 +20,9 @@ from dllm_bench.pages.trace import Moment, Shown, data, facts, moments, show, su
 from dllm_bench.questions import FILE_GEN_LENGTH, Questions, Verdict, collect
 from dllm_bench.render import counted
 from dllm_bench.results import check_format
-from dllm_bench.writing import write_whole
 from dllm_sdk import Cache, ConfigError, Model, Sampler, Scheduler, Trace, generate, load_cache
 from dllm_sdk.model import bind
+from dllm_sdk.writing import write_whole
 
 _PROMPTS = 100_000
 _ABOUT = ("model", "model_sha256", "device", "dtype")
@@ -167,8 +167,7 @@ def _as_text(shown: Shown, style: Style) -> str:
     lines = [_line(trace, moment, first, style) for moment in moments(shown)]
     widths = [max(len(line[column]) for line in lines) for column in range(2)]
     right = {True: ", right", False: ", wrong", None: ""}[trace.about.get("right")]
-    committed = int((trace.order() > 0).sum())
-    head = f"{shown.name}: {counted(committed, 'token')} in {counted(len(trace), 'step')}{right}"
+    head = f"{shown.name}: {counted(trace.generated, 'token')} in {counted(len(trace), 'step')}{right}"
     body = (f"{line.step:>{widths[0]}}  {line.block:<{widths[1]}}  {line.tokens}" for line in lines)
     note = f"? committed below {sure(trace):g}   … a gap   block: number:first-last position"
     if any(bool((step.edit | step.remask).any()) for step in trace):

@@ -83,8 +83,8 @@ def load_scheduler(spec: str) -> Scheduler[Any]:
     if not isinstance(spec, str):
         raise ConfigError(f"a SPEC is a text, such as 'threshold:threshold=0.8', got {spec!r}")
     parts = split(spec, "+")
-    if len(parts) > 2:
-        raise ConfigError(f"scheduler {spec!r}: PLAN+SELECT combines two schedulers, not {len(parts)}")
+    if len(parts) > 2 or (len(parts) == 2 and not all(parts)):
+        raise ConfigError(f"scheduler {spec!r}: PLAN+SELECT combines two schedulers, one on each side of a single +")
     if len(parts) == 2:
         return combine(plan=load_scheduler(parts[0]), select=load_scheduler(parts[1]))
     name, fields, _ = read_spec(spec)
@@ -228,7 +228,7 @@ def _parse(kind: str, spec: str) -> tuple[str, dict[str, Any]]:
         forms = "NAME, MODULE:CLASS, FILE.py:CLASS or @FILE.toml"
         raise ConfigError(f"{kind} {spec!r} must be {forms}, then :field=value,... if any")
     fields: dict[str, Any] = {}
-    for item in split(match["fields"] or "", ","):
+    for item in split(match["fields"], ",") if match["fields"] else ():
         key, equals, value = item.partition("=")
         if not equals:
             raise ConfigError(f"{kind} {spec!r}: expected field=value, got {item!r}")
@@ -267,7 +267,7 @@ def split(text: str, separator: str) -> list[str]:
             parts.append("")
             continue
         parts[-1] += char
-    return [part for part in parts if part]
+    return parts
 
 
 def _build(spec: str, cls: Any, fields: dict[str, Any]) -> Scheduler[Any]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -23,6 +22,7 @@ from torch import Tensor
 
 from dllm_sdk.errors import ConfigError
 from dllm_sdk.rules import margin
+from dllm_sdk.writing import write_whole
 
 if TYPE_CHECKING:
     from dllm_sdk.canvas import Canvas
@@ -147,6 +147,13 @@ class Trace:
             raise ConfigError(f"steps must be from 0 to {len(self)}, the steps of the trace, got {steps}")
         return next(islice(self.replay(), steps, None))[0]
 
+    @property
+    def generated(self) -> int:
+        """The number of tokens generated, up to and including the first EOS."""
+        written = self.canvas()[self.open].tolist()
+        ends = (place for place, token in enumerate(written, 1) if token in self.about.get("eos_ids", ()))
+        return next(ends, len(written))
+
     def order(self) -> Tensor:
         """The step, from 1, whose commit stands at each position, int64 [N]; 0 where nothing was committed."""
         order = torch.zeros_like(self.tokens)
@@ -177,9 +184,7 @@ class Trace:
         """Write a safetensors file; whole numbers as narrow as they fit. Raises OSError."""
         names = [item.name for item in dataclasses.fields(self) if item.name != "about"]
         tensors = {name: _narrow(getattr(self, name)) for name in names}
-        part = Path(f"{path}.part")
-        part.write_bytes(save(tensors, {"schema": SCHEMA, "about": json.dumps(self.about, ensure_ascii=False)}))
-        os.replace(part, path)  # so that no reader ever sees half a file
+        write_whole(path, save(tensors, {"schema": SCHEMA, "about": json.dumps(self.about, ensure_ascii=False)}))
 
     @classmethod
     def load(cls, path: str | Path) -> Trace:

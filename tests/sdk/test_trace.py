@@ -130,8 +130,8 @@ def test_a_trace_says_what_happened(case: Case, scheduler: Scheduler, data) -> N
                 assert told.position[getattr(told, name)].tolist() == happened.nonzero()[:, 0].tolist()
             wrote = told.commit | told.edit
             assert told.margin[wrote].equal(margin(step.view)[i][told.position[wrote]].half())
-    for trace, tokens, nfe in zip(traced.trace, traced.tokens, traced.nfe, strict=True):
-        assert trace.canvas().equal(tokens) and len(trace) == nfe
+    for trace, tokens, nfe, generated in zip(traced.trace, traced.tokens, traced.nfe, traced.generated, strict=True):
+        assert trace.canvas().equal(tokens) and len(trace) == nfe and trace.generated == generated
 
 
 @memo

@@ -10,7 +10,7 @@ from typing import Any
 from dllm_bench.calibration.delimiters import Delimiter
 from dllm_bench.calibration.reliability import Reliability
 from dllm_bench.results import Difference, Format, check_format
-from dllm_bench.writing import write_whole
+from dllm_sdk.writing import write_whole
 
 
 @dataclass(frozen=True)

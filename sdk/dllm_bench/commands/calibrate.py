@@ -11,7 +11,7 @@ from dllm_bench.commands import options
 from dllm_bench.explain import FAILED_RUN
 from dllm_bench.progress import Meter
 from dllm_bench.results import FORMATS
-from dllm_bench.writing import try_to_write, write_whole
+from dllm_sdk.writing import try_to_write, write_whole
 
 
 @click.command("calibrate")

@@ -9,7 +9,7 @@ import click
 
 from dllm_bench.commands import options
 from dllm_bench.results import FORMATS
-from dllm_bench.writing import try_to_write, write_whole
+from dllm_sdk.writing import try_to_write, write_whole
 
 
 @click.command("lm-eval")

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from dllm_bench.commands import options
-from dllm_bench.writing import try_to_write
+from dllm_sdk.writing import try_to_write
 
 _SUFFIXES = {".html": "html", ".txt": "text", ".json": "json", ".safetensors": "safetensors"}
 

@@ -17,8 +17,8 @@ from dllm_bench.pages import charts, figures
 from dllm_bench.pages.markup import Markup, join, tag
 from dllm_bench.pages.shell import page
 from dllm_bench.results import Comparison, Row
-from dllm_bench.writing import write_whole
 from dllm_sdk.errors import ConfigError
+from dllm_sdk.writing import write_whole
 
 NAME = "report.html"
 

@@ -8,11 +8,11 @@ from pathlib import Path
 from dllm_sdk.errors import ConfigError
 
 
-def write_whole(path: str | Path, text: str) -> None:
-    """Write a text, all of it or nothing. Raises OSError."""
+def write_whole(path: str | Path, content: str | bytes) -> None:
+    """Write a text or bytes, all of it or nothing: no reader ever sees half a file. Raises OSError."""
     part = _part(path)
     try:
-        part.write_text(text, encoding="utf-8", errors="replace")
+        part.write_bytes(content.encode(errors="replace") if isinstance(content, str) else content)
         part.replace(path)
     except OSError:
         with suppress(OSError):
