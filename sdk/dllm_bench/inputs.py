@@ -17,18 +17,15 @@ from dllm_bench.results import Entrant
 from dllm_sdk import Cache, ConfigError, DllmError, Model, Scheduler, load_cache, load_model, load_scheduler
 from dllm_sdk.model import bind
 from dllm_sdk.registry import describe
+from dllm_sdk.scheduler import check_value
 
 _MODEL_NEEDS = ("mask_id", "eos_ids", "vocab_size", "shift", "block_causal", "max_length", "device", "tokenizer")
 
 
 def check_whole(name: str, value: object, low: int, *, optional: bool = False) -> None:
     """Raise ConfigError unless it is a whole number that is not below `low`, or None where that is a choice."""
-    if value is None and optional:
-        return
-    if not isinstance(value, int) or isinstance(value, bool) or not low <= value < 2**63:
-        beyond = isinstance(value, int) and value >= 2**63
-        allowed = f"from {low} to 2**63 - 1" if beyond else f">= {low}"
-        raise ConfigError(f"{name} must be a whole number {allowed}, got {value!r}")
+    if not (value is None and optional):
+        check_value(name, value, low, whole=True)
 
 
 def load_schedulers(schedulers: Sequence[str | Scheduler[Any]]) -> list[tuple[str, Scheduler[Any]]]:

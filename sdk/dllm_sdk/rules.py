@@ -67,7 +67,7 @@ def share(view: View, steps: int) -> Tensor:
     Rounded up from what is left at every step, so it can neither stall nor overrun (LLaDA's quota).
     """
     steps_left = (steps - view.step).clamp(min=1)
-    return (view.open.sum(1) + steps_left - 1) // steps_left
+    return -(-view.open.sum(1) // steps_left)
 
 
 def sum_before(place: Tensor, value: Tensor) -> Tensor:

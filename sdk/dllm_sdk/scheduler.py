@@ -23,6 +23,7 @@ EosIds: TypeAlias = Annotated[tuple[int, ...], "the model's EOS ids"]
 """A field of this type that is left empty holds the model's EOS ids once decoding starts."""
 
 State = TypeVar("State", default=tuple[()])
+_LARGEST = 2**63 - 1  # of the whole numbers that a tensor holds
 
 
 class View(NamedTuple):
@@ -148,9 +149,11 @@ def check_number(owner: object, name: str, low: float, high: float = float("inf"
 def check_value(name: str, value: object, low: float, high: float = float("inf"), *, whole: bool = False) -> None:
     """As `check_number`, for what is no field of the caller's."""
     number = isinstance(value, int if whole else (int, float)) and not isinstance(value, bool)
-    if not (number and low <= value <= high):  # type: ignore[operator]
+    beyond = isinstance(value, int) and value > _LARGEST
+    if not (number and low <= value <= high) or beyond:  # type: ignore[operator]
         kind = "a whole number" if whole else "a number"
-        allowed = f"{kind} >= {low:g}" if high == float("inf") else f"{kind} from {low:g} to {high:g}"
+        top = f"{high:g}" if high < float("inf") else "2**63 - 1" if beyond else None
+        allowed = f"{kind} from {low:g} to {top}" if top else f"{kind} >= {low:g}"
         raise ConfigError(f"{name} must be {allowed}, got {value!r}")
 
 

@@ -84,6 +84,7 @@ BAD = [
     ("adablok", RegistryError, "no scheduler 'adablok'; did you mean 'adablock'"),
     ("fixed-block:blok=3", ConfigError, "no field 'blok' of FixedBlock; did you mean 'block'"),
     ("fixed-block:block=0", ConfigError, "block must be a whole number >= 1, got 0"),
+    (f"fixed-block:steps={2**63}", ConfigError, f"steps must be a whole number from 1 to 2**63 - 1, got {2**63}"),
     ("adablock:threshold=nan", ConfigError, "threshold must be a number >= 0, got nan"),
     ("adablock:threshold=.8", ConfigError, "'.8' is not a TOML value"),
     ("adablock:threshold=high", ConfigError, "'high' is not a TOML value"),
