@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import dataclasses
 import os
 import platform
 import sys
@@ -17,6 +16,7 @@ import torch
 import dllm_sdk
 from dllm_sdk import Model, Scheduler
 from dllm_sdk.model import digest
+from dllm_sdk.scheduler import parts_of
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
 
@@ -89,8 +89,7 @@ def _holder(model: Model) -> Any:
 
 def family(scheduler: Scheduler[Any], *, files: bool = False) -> str:
     """A scheduler's class, with those of its parts: what stays when only settings change. `files`: and their files."""
-    values: list[Any] = list(vars(scheduler).values()) if dataclasses.is_dataclass(scheduler) else []
-    parts = [family(value, files=files) for value in values if isinstance(value, Scheduler)]
+    parts = [family(part, files=files) for part in parts_of(scheduler)]
     module = type(scheduler).__module__
     home = f"{getattr(sys.modules.get(module), '__file__', module)}:" if files else ""
     return home + type(scheduler).__qualname__ + (f"({', '.join(parts)})" if parts else "")

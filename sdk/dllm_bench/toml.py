@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -33,26 +32,22 @@ def as_toml(value: Any) -> str:
 
 def fields_of(scheduler: Scheduler[Any]) -> dict[str, Any]:
     """Its hyperparameters, without what TOML cannot hold, such as None, tables and heads: these the class makes."""
-    return {name: value for name, value in _values(scheduler).items() if has_form(value)}
+    from dllm_sdk.scheduler import values_of
+
+    return {name: value for name, value in values_of(scheduler, given=True).items() if has_form(value)}
 
 
 def left_out(scheduler: Scheduler[Any]) -> list[str]:
     """The fields that TOML cannot hold, those of its parts as `part.field`; not what is None, as most defaults are."""
-    from dllm_sdk import Scheduler
+    from dllm_sdk.scheduler import Scheduler, values_of
 
     found = []
-    for name, value in _values(scheduler).items():
+    for name, value in values_of(scheduler, given=True).items():
         if isinstance(value, Scheduler):
             found += [f"{name}.{inner}" for inner in left_out(value)]
         elif value is not None and not has_form(value):
             found.append(name)
     return found
-
-
-def _values(scheduler: Scheduler[Any]) -> dict[str, Any]:
-    if not dataclasses.is_dataclass(scheduler):
-        return {}
-    return {item.name: getattr(scheduler, item.name) for item in dataclasses.fields(scheduler) if item.init}
 
 
 def has_form(value: Any) -> bool:

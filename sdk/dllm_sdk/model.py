@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.utils.weak import WeakIdKeyDictionary
 
 from dllm_sdk.errors import ConfigError, ModelError
-from dllm_sdk.scheduler import EosIds, Scheduler, TokenIds, field_types
+from dllm_sdk.scheduler import EosIds, Scheduler, TokenIds, field_types, values_of
 
 
 class Tokenizer(Protocol):
@@ -211,7 +211,7 @@ def bind(scheduler: S, model: Model) -> S:
 
 def look_up(scheduler: S, model: Model) -> S:
     """The scheduler with the `TokenIds` and `EosIds` of its fields looked up in the model, parts included."""
-    fields = _fields(scheduler)
+    fields = values_of(scheduler)
     hints = field_types(type(scheduler)) if fields else {}
     changes: dict[str, Any] = {}
     for name, value in fields.items():
@@ -234,7 +234,7 @@ def on_device(scheduler: S, device: torch.device) -> S:
     """The scheduler with the tensors and modules among its fields on a device, those of its parts included."""
     if device.index is None and device.type not in ("cpu", "meta"):
         device = torch.empty(0, device=device).device  # a tensor is on cuda:0, not on cuda
-    fields = _fields(scheduler)
+    fields = values_of(scheduler)
     moved = {name: _placed(value, device) for name, value in fields.items()}
     if all(moved[name] is value for name, value in fields.items()):
         return scheduler
@@ -246,17 +246,11 @@ def on_device(scheduler: S, device: torch.device) -> S:
 
 def held_by(scheduler: Scheduler[Any]) -> Iterator[Held]:
     """The tensors and modules among its fields, and those of its parts."""
-    for value in _fields(scheduler).values():
+    for value in values_of(scheduler).values():
         if isinstance(value, Held):
             yield value
         elif isinstance(value, Scheduler):
             yield from held_by(value)
-
-
-def _fields(scheduler: Scheduler[Any]) -> dict[str, Any]:
-    if not dataclasses.is_dataclass(scheduler):
-        return {}
-    return {item.name: getattr(scheduler, item.name) for item in dataclasses.fields(scheduler)}
 
 
 def _placed(value: Any, device: torch.device) -> Any:

@@ -319,9 +319,9 @@ def describe(scheduler: Scheduler[Any]) -> dict[str, Any]:
 
     Tensors and modules are told by a digest of what they hold.
     """
-    if not dataclasses.is_dataclass(scheduler):
-        return {}
-    return {item.name: _plain(getattr(scheduler, item.name)) for item in dataclasses.fields(scheduler) if item.init}
+    from dllm_sdk.scheduler import values_of
+
+    return {name: _plain(value) for name, value in values_of(scheduler, given=True).items()}
 
 
 def _plain(value: Any) -> Any:

@@ -7,6 +7,7 @@ Knows no model, no loop and no strategy. Shapes, here and everywhere: B rows, L 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from dataclasses import Field, fields, is_dataclass
 from typing import Annotated, Any, Generic, Literal, NamedTuple, TypeAlias, cast, get_type_hints
 
 import torch
@@ -125,6 +126,17 @@ class Scheduler(ABC, Generic[State]):
     @abstractmethod
     def select(self, view: View, state: State) -> tuple[Decision, State]:
         """What commits now, out of `view.open`, the block's masks. The window may be wider than the block."""
+
+
+def values_of(scheduler: Scheduler[Any], *, given: bool = False) -> dict[str, Any]:
+    """Its fields, by name; `given`: those that `__init__` takes. None of one that is no dataclass."""
+    found: tuple[Field[Any], ...] = fields(scheduler) if is_dataclass(scheduler) else ()
+    return {item.name: getattr(scheduler, item.name) for item in found if item.init or not given}
+
+
+def parts_of(scheduler: Scheduler[Any]) -> list[Scheduler[Any]]:
+    """The schedulers among its fields."""
+    return [value for value in values_of(scheduler).values() if isinstance(value, Scheduler)]
 
 
 def field_types(cls: type[Scheduler[Any]]) -> dict[str, Any]:

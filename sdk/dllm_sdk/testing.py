@@ -24,7 +24,7 @@ from dllm_sdk.decoding import decode
 from dllm_sdk.elsewhere import ELSEWHERE, DeviceError, Uncrossed, elsewhere, fetch, send
 from dllm_sdk.errors import ConfigError, DllmError, SchedulerError, SchedulerStalled
 from dllm_sdk.model import Held, bind, named, stamp, told
-from dllm_sdk.scheduler import Decision, Scheduler, View
+from dllm_sdk.scheduler import Decision, Scheduler, View, values_of
 from dllm_sdk.toys import Case as Case
 from dllm_sdk.toys import Row as Row
 from dllm_sdk.toys import ToyModel as ToyModel
@@ -240,9 +240,9 @@ class _Spy(Wrapper):
     def watch(self, method: str, call: Callable[..., Any], view: View, state: Any) -> Any:
         """Call twice on equal arguments, and once per row; compare everything that must not differ."""
         saved = map_tensors(torch.clone, (view, state))
-        before = (_fingerprint(vars(self.inner)), _generators())
+        before = (_fingerprint(self.inner), _generators())
         answer = call(view, state)
-        after = (_fingerprint(vars(self.inner)), _generators())
+        after = (_fingerprint(self.inner), _generators())
         self.expect("draws nothing", before[1] == after[1], f"{method} drew from a global random generator")
         self.expect("keeps nothing", before[0] == after[0], f"{method} changed an attribute of the scheduler")
         self.expect("reads only", _same(saved, (view, state)), f"{method} wrote into the view or the state")
@@ -334,7 +334,7 @@ def _fingerprint(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [_fingerprint(item) for item in value]
     if isinstance(value, Scheduler):
-        return _fingerprint(vars(value))
+        return _fingerprint(values_of(value) | vars(value))  # its fields may be slots
     return repr(value)
 
 

@@ -170,14 +170,14 @@ def test_what_toml_cannot_hold_is_found_within_parts() -> None:
 
 @pytest.mark.parametrize("option", ["--page", "--output"])
 def test_what_is_written_is_written_whole(option: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    write = Path.write_text
+    write = Path.write_bytes
 
-    def on_a_full_disk(path: Path, text: str, **options: Any) -> int:
-        write(path, text[:9], **options)
+    def on_a_full_disk(path: Path, content: bytes) -> int:
+        write(path, content[:9])
         raise OSError(28, "No space left on device")
 
-    write(Path("file"), "before")
-    monkeypatch.setattr(Path, "write_text", on_a_full_disk)
+    Path("file").write_text("before")
+    monkeypatch.setattr(Path, "write_bytes", on_a_full_disk)
     result = run(*GOOD, *GRID, option, "file")
     assert result.exit_code == 1 and "No space left on device" in result.stderr
     assert [(path.name, path.read_text()) for path in Path().iterdir()] == [("file", "before")]

@@ -55,6 +55,15 @@ class CountsOnItself(Honest):
         return super().select(view, state)
 
 
+@dataclass(frozen=True, slots=True)
+class CountsInASlot(Honest):
+    calls: int = 0
+
+    def select(self, view, state):
+        object.__setattr__(self, "calls", self.calls + 1)
+        return Honest.select(self, view, state)
+
+
 class Normalizes(torch.nn.Module):
     """As batch normalization in training mode."""
 
@@ -230,6 +239,7 @@ MUTANTS = {
     WritesIntoTheCanvas: "reads only",
     WritesIntoTheLogits: "reads only",
     CountsOnItself: "keeps nothing",
+    CountsInASlot: "keeps nothing",
     CountsInTheModule: "repeats",
     CommitsOutsideTheBlock: "stays inside",
     PlansOutsideOpen: "stays inside",

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import fields, is_dataclass
 from difflib import get_close_matches
 from itertools import product
 from pathlib import Path
@@ -15,6 +14,7 @@ from dllm_bench.toml import as_toml, has_form
 from dllm_sdk import load_scheduler
 from dllm_sdk.errors import ConfigError
 from dllm_sdk.registry import split
+from dllm_sdk.scheduler import values_of
 
 _LISTS = {"scheduler": "schedulers", "cache": "caches", "task": "tasks"}  # words of a file that may hold a list
 _WORDS = (
@@ -119,8 +119,7 @@ def _owners(spec: str, grid: Mapping[str, Any]) -> dict[str, int]:
 
 
 def _fields(spec: str) -> list[str]:
-    scheduler = load_scheduler(spec)
-    return [one.name for one in fields(scheduler) if one.init] if is_dataclass(scheduler) else []
+    return list(values_of(load_scheduler(spec), given=True))
 
 
 def _set(spec: str, owners: Mapping[str, int], point: Mapping[str, Any]) -> str:

@@ -15,6 +15,7 @@ from types import ModuleType
 from typing import Any
 
 from dllm_sdk import Scheduler
+from dllm_sdk.scheduler import parts_of
 
 _KNOWN = sys.stdlib_module_names | {"dllm_sdk"}
 _INSTALLED = {"site-packages", "dist-packages"}
@@ -22,10 +23,9 @@ _INSTALLED = {"site-packages", "dist-packages"}
 
 def code_of(scheduler: Scheduler[Any]) -> list[str]:
     """A digest for a scheduler and one for each of its parts; empty for a class that was typed in."""
-    parts = [value for value in vars(scheduler).values() if isinstance(value, Scheduler)]
     files = _files(type(scheduler).__module__)
     mine = digest(b"".join(file.read_bytes() for file in files)) if files else ""
-    return [mine, *(one for part in parts for one in code_of(part))]
+    return [mine, *(one for part in parts_of(scheduler) for one in code_of(part))]
 
 
 def digest(data: bytes) -> str:
