@@ -36,7 +36,7 @@ class Plugin:
     needs: tuple[str, ...] | None = None  # of the protocol: horizon, logits, revises, replan; None: no scheduler
     may_need: tuple[str, ...] | None = None  # with other fields than the defaults
     state: str | None = None  # what a scheduler keeps of a row: its tensors, and what they mean
-    error: str | None = None  # why it cannot be imported
+    error: str | None = None  # why it cannot be loaded
 
 
 def available(*, long: bool = False) -> list[Plugin]:
@@ -45,7 +45,7 @@ def available(*, long: bool = False) -> list[Plugin]:
     for kind in ("scheduler", "model", "task"):
         for name, point in registry.available(kind).items():
             owner = (point.dist.name, point.dist.version) if point.dist else ("?", "?")
-            plugin = Plugin(kind, name, point.value, *owner)
+            plugin = Plugin(kind, name, point.value, *owner, error=registry.clash(kind, name))
             found.append(_imported(plugin, name) if long else plugin)
     for name, target in registry.CACHES.items():  # part of the loop, so no plug-ins
         plugin = Plugin("cache", name, target, "dllm-sdk", dllm_sdk.__version__)

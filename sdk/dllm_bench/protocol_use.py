@@ -52,7 +52,7 @@ def _state(cls: type[Scheduler[Any]], scheduler: Scheduler[Any] | None) -> str:
 
     if cls.init is Scheduler.init:
         return "none"
-    what = (inspect.getdoc(cls.init) or "").partition("\n")[0].rstrip(".")
+    what = inspect.cleandoc(cls.init.__doc__ or "").partition("\n")[0].rstrip(".")
     tensors = ", ".join(_tensors(scheduler)) if scheduler is not None else ""
     return ": ".join(part for part in (tensors, what[:1].lower() + what[1:]) if part)
 

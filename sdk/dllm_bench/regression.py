@@ -157,12 +157,21 @@ def _matched(a: Comparison, b: Comparison) -> list[tuple[Row, Row]]:
                 left.remove(matches[0])
     for i, row in enumerate(a.rows):
         if i not in found:
-            names = ", ".join(one.scheduler for one in b.rows)
+            names = ", ".join(one.scheduler + _others(row, one) for one in b.rows)
             raise ConfigError(
                 f"B has no row with the class, fields and cache of {row.scheduler} in A, only {names}: "
                 "run B with the schedulers of A"
             )
     return [(row, found[i]) for i, row in enumerate(a.rows)]
+
+
+def _others(a: Row, b: Row) -> str:
+    """The fields of b that are others than those of a, in brackets, if only these and few are."""
+    names = [name for name in {**a.fields, **b.fields} if a.fields.get(name) != b.fields.get(name)]
+    if not names or len(names) > 3 or not _same(replace(a, fields=b.fields), b):
+        return ""
+    told = (f"{name} {_short(a.fields.get(name))} in A, {_short(b.fields.get(name))} in B" for name in names)
+    return f" ({'; '.join(told)})"
 
 
 def _same(a: Row, b: Row) -> bool:

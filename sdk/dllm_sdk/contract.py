@@ -11,8 +11,24 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from dllm_sdk.errors import SchedulerError
+from dllm_sdk.errors import ConfigError, SchedulerError
 from dllm_sdk.scheduler import Decision, Scheduler
+
+_PROPERTIES = {"revises": (False, True), "replan": ("block", "step"), "fits": ("any", "lasting", "own")}
+_METHODS = ("horizon", "init", "plan", "select")
+
+
+def check_members(scheduler: Scheduler[Any]) -> None:
+    """Raise ConfigError unless what the protocol reads is a known word, and what it calls a method."""
+    kind = type(scheduler).__name__
+    for name, words in _PROPERTIES.items():
+        found = getattr(scheduler, name)
+        if found not in words:
+            cure = ": put @property above its def" if callable(found) else ""
+            raise ConfigError(f"{kind}.{name} must be one of {', '.join(map(str, words))}, got {found!r}{cure}")
+    for name in _METHODS:
+        if not callable(found := getattr(scheduler, name)):
+            raise ConfigError(f"{kind}.{name} must be a method, got {found!r}")
 
 
 def check_tensor(scheduler: Scheduler[Any], name: str, value: object, like: Tensor) -> None:
@@ -47,7 +63,8 @@ def merge_state(scheduler: Scheduler[Any], name: str, old: Any, new: Any, who: T
     """The new state for the rows in `who` (bool [B]; None: all), the old one for the others; both of one structure."""
     if isinstance(old, tuple):
         if not isinstance(new, tuple) or len(new) != len(old):
-            raise SchedulerError(f"{scheduler!r}: {name} must be a tuple of {len(old)}, as init made it, got {new!r}")
+            got = f"one of {len(new)}" if isinstance(new, tuple) else type(new).__name__
+            raise SchedulerError(f"{scheduler!r}: {name} must be a tuple of {len(old)}, as init made it, got {got}")
         pairs = zip(old, new, strict=True)
         parts = [merge_state(scheduler, f"{name}[{i}]", a, b, who) for i, (a, b) in enumerate(pairs)]
         return alike(old, parts)

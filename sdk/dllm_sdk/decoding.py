@@ -19,7 +19,7 @@ from torch import Tensor
 
 from dllm_sdk.caching import Cache, Feed, NoCache, before, compute, lanes
 from dllm_sdk.canvas import Canvas, OpenMask, Prompts, build_canvas, padded
-from dllm_sdk.contract import Applied, check_state, map_tensors
+from dllm_sdk.contract import Applied, check_members, check_state, map_tensors
 from dllm_sdk.deciding import Decided, Decider
 from dllm_sdk.errors import ConfigError, ModelError, SchedulerError
 from dllm_sdk.execution import Backend, Runner, check_backend, runner
@@ -123,9 +123,7 @@ def run(model: Model, canvas: Canvas, scheduler: Scheduler[Any], options: Option
             "scheduler must be an instance of a Scheduler subclass, such as load_scheduler('threshold') gives, "
             f"got {scheduler!r}"
         )
-    for name, words in (("replan", ("block", "step")), ("fits", ("any", "lasting", "own"))):
-        if (found := getattr(scheduler, name)) not in words:
-            raise ConfigError(f"{type(scheduler).__name__}.{name} must be one of {', '.join(words)}, got {found!r}")
+    check_members(scheduler)
     options.cache.check(model, scheduler.replan)
     if not (options.cache.suffix or getattr(model, "reads_positions", True)) and canvas.has_holes:
         raise ConfigError(

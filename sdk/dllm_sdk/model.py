@@ -11,6 +11,7 @@ import hashlib
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence, Sized
 from copy import copy, deepcopy
 from dataclasses import field
+from functools import partial
 from itertools import chain
 from operator import index
 from typing import Any, Protocol, SupportsIndex, TypeAlias, TypeVar
@@ -211,16 +212,24 @@ def bind(scheduler: S, model: Model) -> S:
 
 def look_up(scheduler: S, model: Model) -> S:
     """The scheduler with the `TokenIds` and `EosIds` of its fields looked up in the model, parts included."""
+    return with_ids(scheduler, model.eos_ids, partial(_resolve, model=model))
+
+
+def with_ids(scheduler: S, eos_ids: tuple[int, ...], resolve: Callable[..., tuple[int, ...]]) -> S:
+    """The scheduler with `resolve(field, value)` in place of the `TokenIds` and `EosIds` of its fields.
+
+    Those `EosIds` that are empty become `eos_ids`; its parts are treated likewise.
+    """
     fields = values_of(scheduler)
     hints = field_types(type(scheduler)) if fields else {}
     changes: dict[str, Any] = {}
     for name, value in fields.items():
         if isinstance(value, Scheduler):
-            changes[name] = look_up(value, model)
+            changes[name] = with_ids(value, eos_ids, resolve)
         elif hints.get(name) == EosIds and (value is None or (isinstance(value, Sized) and not len(value))):
-            changes[name] = model.eos_ids
+            changes[name] = eos_ids
         elif hints.get(name) in (TokenIds, EosIds):
-            changes[name] = _resolve(f"{type(scheduler).__name__}.{name}", value, model)
+            changes[name] = resolve(f"{type(scheduler).__name__}.{name}", value)
     changed = any(new != getattr(scheduler, name) for name, new in changes.items())
     return dataclasses.replace(scheduler, **changes) if changed else scheduler  # type: ignore[type-var]
 
@@ -297,11 +306,17 @@ def digest(tensors: Mapping[str, Tensor]) -> str:
     return total.hexdigest()
 
 
-def _resolve(field: str, value: int | str | tuple[int | str, ...], model: Model) -> tuple[int, ...]:
+def ids_in(field: str, value: Any) -> list[int | str]:
+    """The ids and texts of a field of `TokenIds`. Raises ConfigError."""
+    items = list(value) if isinstance(value, Iterable) and not isinstance(value, str) else [value]
+    if not all(isinstance(item, int | str) and item != "" for item in items):
+        raise ConfigError(f"{field} must be token ids, or texts that tokens contain, got {value!r}")
+    return items
+
+
+def _resolve(field: str, value: Any, model: Model) -> tuple[int, ...]:
     ids: list[int] = []
-    for item in value if isinstance(value, Iterable) and not isinstance(value, str) else (value,):
-        if not isinstance(item, int | str) or item == "":
-            raise ConfigError(f"{field} must be token ids, or texts that tokens contain, got {value!r}")
+    for item in ids_in(field, value):
         if isinstance(item, int):
             found: tuple[int, ...] = (item,)
         elif model.tokenizer is None:

@@ -54,19 +54,31 @@ def available(kind: Kind) -> dict[str, EntryPoint]:
     return {point.name: point for point in sorted(entry_points(group=f"dllm_sdk.{kind}s"), key=lambda p: p.name)}
 
 
+def _points(kind: Kind, name: str) -> list[EntryPoint]:
+    return [point for point in entry_points(group=f"dllm_sdk.{kind}s") if point.name == name]
+
+
+def clash(kind: Kind, name: str) -> str | None:
+    """What is wrong with a name that several distributions claim for different things; None: nothing."""
+    points = _points(kind, name)
+    if len({point.value for point in points}) < 2:
+        return None
+    owners = " and ".join(sorted(point.dist.name if point.dist else point.value for point in points))
+    return f"{kind} {name!r} is registered by {owners}: uninstall one, or give MODULE:CLASS"
+
+
 def load(kind: Kind, name: str) -> Any:
     """The object behind a name, MODULE:OBJECT or FILE.py:OBJECT. Raises RegistryError."""
     if ":" in name:
         return _load_path(kind, *name.rsplit(":", 1))
     if name.endswith(".py"):
         return _load_path(kind, name, "")
-    points = [point for point in entry_points(group=f"dllm_sdk.{kind}s") if point.name == name]
+    points = _points(kind, name)
     if not points:
         hint = f"; what is in a file is {_FILES[kind]}" if "/" in name or "." in name else ""
         raise RegistryError(_unknown(f"{kind} {name!r}", name, list(available(kind))) + hint)
-    if len({point.value for point in points}) > 1:
-        owners = " and ".join(sorted(point.dist.name if point.dist else point.value for point in points))
-        raise RegistryError(f"{kind} {name!r} is registered by {owners}: uninstall one, or give MODULE:CLASS")
+    if claimed := clash(kind, name):
+        raise RegistryError(claimed)
     try:
         return points[0].load()
     except Exception as error:
@@ -140,19 +152,19 @@ def load_model(name: str, *, device: str = "cpu", dtype: str | torch.dtype | Non
             f"dtype must be a floating-point type of torch such as float32 or bfloat16, got {dtype!r}{hint}"
         )
     head, _, path = name.partition(":")
-    if head in available("model"):
-        model: Model = load("model", head)(path or None, device=device, dtype=kind)
-        return model
-    loader = load("model", name)
+    registered = head in available("model")
+    loader = load("model", head if registered else name)
+    given = (path,) if registered and path else ()
     if not callable(loader):
         raise RegistryError(f"model {name!r} is {loader!r}: give a function f(*, device, dtype) that returns a model")
     try:
-        inspect.signature(loader).bind(device=device, dtype=kind)
+        inspect.signature(loader).bind(*given, device=device, dtype=kind)
     except (TypeError, ValueError) as error:
+        first = f"{path!r} first, then " if given else ""
         raise RegistryError(
-            f"model {name!r} must take device= and dtype=, which are passed by name: {error}"
+            f"model {name!r} must take {first}device= and dtype=, which are passed by name: {error}"
         ) from error
-    model = loader(device=device, dtype=kind)
+    model: Model = loader(*given, device=device, dtype=kind)
     return model
 
 

@@ -10,6 +10,7 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass, field, is_dataclass, replace
 from functools import cached_property, partial
+from inspect import get_annotations
 from typing import Any
 
 import hypothesis
@@ -19,7 +20,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from dllm_sdk.combining import Wrapper, telling
 from dllm_sdk.compiling import line_of, obstacle
-from dllm_sdk.contract import map_tensors
+from dllm_sdk.contract import check_members, check_state, map_tensors
 from dllm_sdk.decoding import decode
 from dllm_sdk.elsewhere import ELSEWHERE, DeviceError, Uncrossed, elsewhere, fetch, send
 from dllm_sdk.errors import ConfigError, DllmError, SchedulerError, SchedulerStalled
@@ -31,6 +32,7 @@ from dllm_sdk.toys import ToyModel as ToyModel
 from dllm_sdk.toys import ToyTokenizer as ToyTokenizer
 from dllm_sdk.toys import cases as cases
 from dllm_sdk.toys import run_case as run_case
+from dllm_sdk.toys import with_toy_ids
 
 PROPERTIES = {
     "runs": "raises no exception of its own",
@@ -91,6 +93,7 @@ def check_scheduler(scheduler: Scheduler[Any], *, examples: int = 50, seed: int 
     """
     if not isinstance(scheduler, Scheduler):
         raise ConfigError(f"check_scheduler takes an instance of a Scheduler subclass, got {scheduler!r}")
+    check_members(scheduler)
     settings = hypothesis.settings(
         max_examples=examples,
         database=None,
@@ -105,18 +108,21 @@ def check_scheduler(scheduler: Scheduler[Any], *, examples: int = 50, seed: int 
     @settings
     @hypothesis.given(cases())
     def check(case: Case) -> None:
-        check_case(scheduler, case)
+        check_case(with_toy_ids(scheduler), case)
 
+    before = _fingerprint(scheduler)
     try:
         check()
     except hypothesis.errors.Flaky:
-        what = "an example that failed passes when it is run again: something is kept from one run to the next"
+        changed = _changed(before, scheduler) or "something"
+        what = f"an example that failed passes when it is run again: {changed} is kept from one run to the next"
         raise CheckFailed("keeps nothing", what, "any") from None
     return Report(repr(scheduler), examples, list(PROPERTIES), scheduler)
 
 
 def oversights(scheduler: Scheduler[Any]) -> list[str]:
     """What breaks no property and is hardly meant, from the first views of a decoding."""
+    scheduler = with_toy_ids(scheduler)
     bound, first = _first_views(scheduler)
     looked_at = set[str]()
     view, state = first["plan"]
@@ -131,11 +137,15 @@ def oversights(scheduler: Scheduler[Any]) -> list[str]:
         found.append(f"select returns {wishes}, which has no effect before `revises` is overridden")
     if not (is_dataclass(scheduler) and type(scheduler).__dataclass_params__.frozen):
         found.append("it is no frozen dataclass, so two that are equal are not known to be: @dataclass(frozen=True)")
+    declared = [name for name, hint in get_annotations(type(scheduler)).items() if "ClassVar" not in str(hint)]
+    if declared and is_dataclass(scheduler) and "__dataclass_fields__" not in vars(type(scheduler)):
+        found.append(f"{', '.join(declared)} is no field, as what it inherits: @dataclass(frozen=True) above it, too")
     return found
 
 
 def compile_obstacle(scheduler: Scheduler[Any]) -> str | None:
     """What keeps `plan` or `select` from being compiled, from the first views of a decoding; None: nothing."""
+    scheduler = with_toy_ids(scheduler)
     bound, first = _first_views(scheduler)
     found = (
         obstacle(getattr(bound, method), *given) or _crossing(scheduler, method, given)
@@ -217,6 +227,7 @@ class _Spy(Wrapper):
 
     def init(self, tokens: Tensor, open: Tensor) -> Any:
         state = self.inner.init(tokens.clone(), open.clone())
+        check_state(self, state, len(tokens))
         self.ask_elsewhere("init", (tokens, open), state)
         return state
 
@@ -240,11 +251,11 @@ class _Spy(Wrapper):
     def watch(self, method: str, call: Callable[..., Any], view: View, state: Any) -> Any:
         """Call twice on equal arguments, and once per row; compare everything that must not differ."""
         saved = map_tensors(torch.clone, (view, state))
-        before = (_fingerprint(self.inner), _generators())
+        before, generators = _fingerprint(self.inner), _generators()
         answer = call(view, state)
-        after = (_fingerprint(self.inner), _generators())
-        self.expect("draws nothing", before[1] == after[1], f"{method} drew from a global random generator")
-        self.expect("keeps nothing", before[0] == after[0], f"{method} changed an attribute of the scheduler")
+        changed = _changed(before, self.inner)
+        self.expect("draws nothing", generators == _generators(), f"{method} drew from a global random generator")
+        self.expect("keeps nothing", not changed, f"{method} changed {changed} of the scheduler: what lasts is state")
         self.expect("reads only", _same(saved, (view, state)), f"{method} wrote into the view or the state")
         again = call(*map_tensors(torch.clone, saved))
         self.expect("repeats", _same(answer, again), f"{method} answered differently when asked the same twice")
@@ -274,14 +285,16 @@ class _Spy(Wrapper):
             except Exception:
                 return  # it asks for something that only a real device has, such as autocast
         here = any(isinstance(leaf, Tensor) and leaf.device != ELSEWHERE for leaf in tree_leaves(found))
-        self.expect("any device", not here, f"{method} answers on the CPU about tensors of another device")
+        what = f"{method} answers on the CPU about tensors of another device: make tensors where its own are"
+        self.expect("any device", not here, what)
         same = _same(tree_map(fetch, found), answer)
         self.expect("any device", same, f"{method} answers differently on another device")
 
     def check_decision(self, view: View, decision: Decision) -> None:
         """Nothing beyond what the protocol allows; wrong shapes are left to the loop, which names them."""
         shapes = (view.open.shape,) * 4 + (view.open.shape[:1],) * 2
-        if any(t is not None and t.shape != shape for t, shape in zip(decision, shapes, strict=True)):
+        given = [(part, shape) for part, shape in zip(decision, shapes, strict=True) if part is not None]
+        if any(not isinstance(part, Tensor) or part.shape != shape for part, shape in given):
             return
         if any(t is not None and t.dtype != torch.bool for t in (decision.commit, *decision[2:])):
             return
@@ -336,6 +349,11 @@ def _fingerprint(value: Any) -> Any:
     if isinstance(value, Scheduler):
         return _fingerprint(values_of(value) | vars(value))  # its fields may be slots
     return repr(value)
+
+
+def _changed(before: Any, scheduler: Scheduler[Any]) -> str:
+    """The names of the attributes whose fingerprints are others than before; empty: none."""
+    return ", ".join(name for name, value in _fingerprint(scheduler) if (name, value) not in before)
 
 
 def _tensors_only(tree: Any) -> Any:

@@ -8,13 +8,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
+from zlib import crc32
 
 import torch
 from hypothesis import strategies as st
 from torch import Tensor
 
 from dllm_sdk.decoding import decode
-from dllm_sdk.model import CallableModel, wrap
+from dllm_sdk.model import CallableModel, S, ids_in, with_ids, wrap
 from dllm_sdk.rules import hash_with, to_unit
 from dllm_sdk.sampling import Sampler
 from dllm_sdk.scheduler import Scheduler
@@ -72,6 +73,15 @@ class ToyTokenizer:
     def decode(self, ids: Sequence[int]) -> str:
         """One character per id."""
         return "".join("\n" if i == 0 else chr(96 + i) for i in ids)
+
+
+def with_toy_ids(scheduler: S) -> S:
+    """A scheduler for toy models: every text and id of its fields becomes one of the four ids that all of them have."""
+
+    def known(item: int | str) -> int:
+        return item % 4 if isinstance(item, int) else 0 if item == "\n" else crc32(item.encode()) % 4
+
+    return with_ids(scheduler, (), lambda field, value: tuple(sorted(set(map(known, ids_in(field, value))))))
 
 
 @dataclass(frozen=True)

@@ -55,6 +55,11 @@ class Hungry(Bare):
         return Decision(view.open & doubtful(view)), state
 
 
+class Silent(Bare):
+    def init(self, tokens, open):
+        return (tokens[:, 0],)
+
+
 @dataclass(frozen=True)
 class Unready(Hungry):
     required: Any = field(kw_only=True)
@@ -67,6 +72,7 @@ class Raises(Bare):
 
 def test_needs_and_state_are_read_off_the_class() -> None:
     assert protocol_use(Bare) == Use(needs=(), may_need=(), state="none")
+    assert protocol_use(Silent).state == "int64 [B]"
     state = "float32 [B, L, 5], int64 [B]: what it saw"
     assert protocol_use(Hungry) == Use(("horizon", "logits", "replan"), ("revises",), state)
     assert protocol_use(Unready) == Use(("logits",), ("horizon", "revises", "replan"), "what it saw")
@@ -94,6 +100,13 @@ def test_a_scheduler_that_raises_is_an_entry_with_an_error(monkeypatch: pytest.M
     plugin, *_ = available(long=True)
     assert plugin.error == "Raises raised KeyError: 'mine'"
     assert "broken: Raises raised KeyError: 'mine'" in listing([plugin])
+
+
+def test_a_name_that_two_claim_is_an_entry_with_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    both = [EntryPoint("x", value, "dllm_sdk.schedulers") for value in ("a:A", "b:B")]
+    monkeypatch.setattr(registry, "entry_points", lambda group: both if group == "dllm_sdk.schedulers" else [])
+    assert available()[0].error == available(long=True)[0].error
+    assert "broken: scheduler 'x' is registered by a:A and b:B: uninstall one" in " ".join(listing(available()).split())
 
 
 def test_a_summary_is_the_first_sentence() -> None:

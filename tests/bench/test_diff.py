@@ -41,6 +41,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
     compare(counting(6), ["fixed-block"], [task], limit=9, output=root / "fewer")
     compare(counting(6), TWO, [CountTask("other")], limit=9, output=root / "task")
     compare(counting(6), TWO, [task], limit=9, gen_length=11, output=root / "length")
+    compare(counting(6), ["fixed-block:block=8", Pairs()], [task], limit=9, output=root / "changed")
     return root
 
 
@@ -113,6 +114,7 @@ def other(comparison: Comparison, **environment: Any) -> Comparison:
 def test_what_cannot_be_compared_is_refused(folders: Path) -> None:
     for name, says in {
         "fewer": "B has no row with the class, fields and cache of Pairs(block=32) in A, only fixed-block",
+        "changed": "of fixed-block in A, only fixed-block:block=8 (block 32 in A, 8 in B), Pairs(block=32): run B with",
         "task": "they ran other tasks: count in A, other in B",
         "length": 'gen_length differs: {"count": 12} in A, {"count": 11} in B',
         "nowhere": "there is no results file",

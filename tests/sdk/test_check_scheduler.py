@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any, ClassVar
 
 import pytest
 import torch
 
-from dllm_sdk import ConfigError, Decision, Scheduler, testing
+from dllm_sdk import ConfigError, Decision, Scheduler, generate, testing
 from dllm_sdk.rules import at_least_one, first, top_k, uniform
-from dllm_sdk.testing import PROPERTIES, CheckFailed, check_scheduler
+from dllm_sdk.testing import PROPERTIES, CheckFailed, ToyModel, check_scheduler
+from dllm_strategies import AdaBlock
 
 
 @dataclass(frozen=True)
@@ -371,6 +373,11 @@ class Bare(Scheduler):
     plan, select = Honest.plan, Honest.select
 
 
+class Undecorated(Honest):
+    kind: ClassVar[str] = "mine"
+    extra: float = 0.5
+
+
 class PlansFromLogits(PlansBlindly):
     def horizon(self, gen_length):
         return 8
@@ -382,6 +389,7 @@ class PlansFromLogits(PlansBlindly):
         (PlansBlindly(), ["plan looks at view.confidence, and there is nothing to see before a forward pass"]),
         (WishesInVain(), ["select returns `remask`, which has no effect before `revises` is overridden"]),
         (Bare(), ["it is no frozen dataclass, so two that are equal are not known to be"]),
+        (Undecorated(), ["extra is no field, as what it inherits"]),
         *((one, []) for one in (Honest(), PlansFromLogits(), Refiner(), Remasker())),
     ],
     ids=lambda one: type(one).__name__,
@@ -407,6 +415,75 @@ def test_what_fails_once_and_not_again_keeps_something(monkeypatch: pytest.Monke
 def test_takes_an_instance() -> None:
     with pytest.raises(ConfigError, match="instance"):
         check_scheduler(Honest)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("delimiters", [".", 198, ("\n", "b", 7, 126_081)])
+def test_ids_and_texts_of_a_real_tokenizer_can_be_checked(delimiters: Any) -> None:
+    report = check_scheduler(AdaBlock(delimiters), examples=5)
+    assert report.obstacle is None and report.oversights == [] and report.scheduler == repr(AdaBlock(delimiters))
+
+
+class CommitsAList(Honest):
+    def select(self, view, state):
+        return Decision([True]), state
+
+
+class StateIsADict(Honest):
+    def init(self, tokens, open):
+        return {"seen": torch.zeros(len(tokens))}
+
+
+class StateGrows(Honest):
+    def select(self, view, state):
+        return super().select(view, state)[0], (*state, view.step)
+
+
+@pytest.mark.parametrize(
+    ("mutant", "words"),
+    [
+        (CommitsAList(), "Decision.commit must be a tensor, got list"),
+        (StateIsADict(), "state must be a tuple of tensors, got dict"),
+        (StateGrows(), "select's state must be a tuple of 0, as init made it, got one of 1"),
+        (CountsInASlot(), "select changed 'calls' of the scheduler"),
+        (StateOnTheCpu(), "another device: make tensors where its own are"),
+    ],
+    ids=lambda one: type(one).__name__,
+)
+def test_what_fails_is_told_as_the_loop_tells_it(mutant: Honest, words: str) -> None:
+    with pytest.raises(CheckFailed, match=words):
+        check_scheduler(mutant, examples=5)
+
+
+class PropertyAsMethod(Honest):
+    def revises(self):
+        return True
+
+
+class WordOfItsOwn(Honest):
+    replan = "always"
+
+
+class NumberInPlaceOfAMethod(Honest):
+    horizon = 16
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "words"),
+    [
+        (
+            PropertyAsMethod(),
+            "PropertyAsMethod.revises must be one of False, True.*put @property above",
+        ),
+        (WordOfItsOwn(), "WordOfItsOwn.replan must be one of block, step, got 'always'"),
+        (NumberInPlaceOfAMethod(), "NumberInPlaceOfAMethod.horizon must be a method, got 16"),
+    ],
+    ids=lambda one: type(one).__name__,
+)
+def test_members_of_the_wrong_kind_are_named_by_check_and_loop(scheduler: Scheduler, words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        check_scheduler(scheduler)
+    with pytest.raises(ConfigError, match=words):
+        generate(ToyModel().build(), [1], scheduler, gen_length=3)
 
 
 def test_the_same_seed_checks_the_same_cases(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -183,3 +183,18 @@ def test_a_name_that_two_distributions_claim_is_refused(monkeypatch: pytest.Monk
     monkeypatch.setattr(registry, "entry_points", points(("x", "a:A"), ("x", "b:B")))
     with pytest.raises(RegistryError, match="registered by a:A and b:B"):
         load_scheduler("x")
+
+
+def test_a_registered_loader_is_asked_as_one_in_a_file(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder / "loaders.py").write_text(
+        "def bare(*, device, dtype): return 'bare'\ndef at(path, *, device, dtype): return path\n", encoding="utf-8"
+    )
+    monkeypatch.syspath_prepend(str(folder))
+    monkeypatch.setattr(registry, "entry_points", points(("bare", "loaders:bare"), ("at", "loaders:at")))
+    assert (
+        load_model("bare") == load_model("./loaders.py:bare") == "bare" and load_model("at:here:there") == "here:there"
+    )
+    with pytest.raises(RegistryError, match=r"model 'at' must take device= and dtype=.*missing a required argument"):
+        load_model("at")
+    with pytest.raises(RegistryError, match=r"model 'bare:here' must take 'here' first, then device= and dtype="):
+        load_model("bare:here")
