@@ -48,6 +48,6 @@ class Slots(NamedTuple):
 
     def write(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         """Put the lanes' [B, Q, G, E] into their slots; all that can be seen then, [B, S, G, E] each."""
-        self.keys.index_put_((self.row, self.position), key)
-        self.values.index_put_((self.row, self.position), value)
+        for slots, lanes in ((self.keys, key), (self.values, value)):
+            slots.index_put_((self.row, self.position), lanes.to(slots.dtype))  # under autocast it may be another
         return self.keys[:, :-1], self.values[:, :-1]

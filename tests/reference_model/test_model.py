@@ -61,6 +61,16 @@ def test_a_store_gives_what_no_store_gives(config: Config) -> None:
     close(again, plain.gather(1, order[..., None].expand_as(again)))
 
 
+@pytest.mark.parametrize("frozen", [False, True])
+def test_a_store_takes_keys_of_another_type_as_autocast_makes_them(frozen: bool) -> None:
+    model, (tokens, positions) = random_model(PLAIN).float(), canvas(2, 11)
+    model = model.freeze() if frozen else model
+    plain = model(tokens, positions)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = model(tokens, positions, model.new_store(2, 11))
+    assert (found - plain).abs().max() <= 0.1 * plain.abs().max()
+
+
 @pytest.mark.parametrize("config", CONFIGS)
 def test_a_poisoned_padding_slot_does_not_leak(config: Config) -> None:
     model, (tokens, positions) = random_model(config), canvas(2, 11)
