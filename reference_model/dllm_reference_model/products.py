@@ -60,6 +60,8 @@ class Product:
 
     def __call__(self, x: Tensor) -> Sequence[Tensor]:
         linear = packed_linear if self.packed else F.linear
+        if self.packed and x.requires_grad:  # of what lies before: oneDNN's product has no gradient
+            return F.linear(x, self.weight.to_dense(), self.bias).split_with_sizes(self.widths, dim=-1)
         return linear(x, self.weight, self.bias).split_with_sizes(self.widths, dim=-1)
 
     def __getstate__(self) -> dict[str, Any]:

@@ -194,6 +194,14 @@ def test_packed_weights_compute_the_same_and_are_copied(
         assert (model(tokens, positions) - model(tokens, positions)).abs().max() == 0
     for copied in (deepcopy(model), pickle.loads(pickle.dumps(model))):  # noqa: S301
         assert copied.frozen and copied.head(copied(tokens, positions)).equal(found)
+    moved = []
+    for one in (model, deepcopy(model).train()):  # what lies before the weights, such as a soft prompt, has a gradient
+        shift = torch.zeros(config.width, dtype=dtype, requires_grad=True)
+        one.embed.register_forward_hook(lambda module, given, found, shift=shift: found + shift)
+        one(tokens, positions).square().sum().backward()
+        moved.append(shift.grad)
+    assert moved[0] is not None
+    assert (moved[0] - moved[1]).abs().max() <= {torch.float32: 1e-3, torch.bfloat16: 0.2}[dtype] * moved[1].abs().max()
     model.train().requires_grad_(True)(tokens, positions).sum().backward()
     assert model.layers[0].attention.query.weight.grad is not None
 
