@@ -74,6 +74,8 @@ class Product:
             self.weight = _pack(self.weight)
 
 
+@torch.inference_mode(False)  # parameters that become views of it can be trained again
+@torch.no_grad()
 def _joined(parts: Sequence[Tensor]) -> Tensor:
     return torch.cat(list(parts)).detach() if len(parts) > 1 else parts[0].detach()
 

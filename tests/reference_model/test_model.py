@@ -266,6 +266,15 @@ def test_rows_may_share_positions_and_sizes_may_be_zero(config: Config, frozen: 
         assert model.head(some).shape == (*some.shape[:-1], config.vocab_size)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_model_that_was_frozen_in_inference_mode_can_be_trained(dtype: torch.dtype) -> None:
+    model, (tokens, positions) = random_model(PLAIN).to(dtype), canvas(2, 9)
+    with torch.inference_mode():
+        model.freeze()
+    model.train().requires_grad_(True)(tokens, positions).sum().backward()
+    assert model.layers[0].attention.query.weight.grad is not None
+
+
 def test_a_frozen_model_can_be_trained_again() -> None:
     model, (tokens, positions) = random_model(PLAIN).float().freeze(), canvas(2, 9)
     before = model(tokens, positions)
