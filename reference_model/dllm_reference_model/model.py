@@ -249,7 +249,7 @@ class Transformer(nn.Module):
         """For decoding, until it is trained: no gradients, and weights laid out for few lanes (`Product`).
 
         Names and values of the parameters stay as they are. What is written into them later, and a module that takes
-        the place of a linear map, may have no effect before `freeze` is called again.
+        the place of a linear map or a hook on one, may have no effect before `freeze` is called again.
         """
         self.eval().requires_grad_(False)
         for layer in self._layers():

@@ -23,8 +23,16 @@ class Maps(Protocol):
 
 
 def laid_out(*maps: nn.Linear) -> Maps:
-    """Maps whose weights are laid out for decoding, where they are now; those of another kind of module stay apart."""
-    return Product(*maps) if all(type(one) is nn.Linear for one in maps) else Apart(*maps)
+    """Maps whose weights are laid out for decoding, where they are now; those that are more than that stay apart."""
+    kinds = {(one.weight.dtype, one.weight.device, one.bias is None) if _plain(one) else None for one in maps}
+    return Product(*maps) if len(kinds) == 1 and None not in kinds else Apart(*maps)
+
+
+def _plain(one: nn.Module) -> bool:
+    """Whether it is its weights alone: no other kind of module or of tensor, and nothing that is done around it."""
+    if type(one) is not nn.Linear or type(one.weight) not in (Tensor, nn.Parameter):
+        return False
+    return not (one._forward_hooks or one._forward_pre_hooks or "forward" in vars(one))
 
 
 class Apart:

@@ -9,6 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
+from torch.nn.utils import prune
 
 from dllm_reference_model import products
 from dllm_reference_model.model import Config, Transformer
@@ -230,6 +231,24 @@ def test_a_frozen_model_gives_gradients_where_they_are_asked_for_and_takes_other
     changed = model.train()(tokens, positions)
     assert not torch.allclose(changed, before)
     torch.testing.assert_close(model.freeze()(tokens, positions), changed.detach())
+
+
+@pytest.mark.parametrize("place", ["gate", "up"])
+def test_a_map_of_another_kind_is_kept_as_it_is(place: str) -> None:
+    model, (tokens, positions) = random_model(PLAIN), canvas(2, 9)
+    setattr(model.layers[0].mlp, place, torch.nn.Linear(32, 48, dtype=torch.float64))  # with a bias, unlike the other
+    wanted = model(tokens, positions)
+    close(model.freeze()(tokens, positions), wanted)
+
+
+def test_what_is_hooked_on_a_map_is_done_where_the_model_is_frozen() -> None:
+    model, (tokens, positions) = random_model(PLAIN), canvas(2, 9)
+    prune.l1_unstructured(model.layers[0].mlp.up, "weight", 0.5)
+    model.layers[1].mlp.down.register_forward_hook(lambda module, given, found: 2 * found)
+    wanted = model(tokens, positions)
+    close(model.freeze()(tokens, positions), wanted)
+    moved = model.float()  # what is pruned is made anew only where the map is called
+    torch.testing.assert_close(moved(tokens, positions).double(), wanted, rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
