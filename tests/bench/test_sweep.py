@@ -152,6 +152,24 @@ def test_changed_code_is_another_configuration() -> None:
     assert len(lines("done")) == 2 and len(found.rows) == 1 and "code changed" in found.notes[-1]
 
 
+def test_code_that_is_changed_back_is_what_the_table_shows() -> None:
+    code = "from dataclasses import dataclass\nfrom tests.bench.toys import Pairs\n"
+    own = f"{code}@dataclass(frozen=True)\nclass Mine(Pairs):\n    pass\n"
+    passes = []
+    for end in ("", "# changed\n", ""):
+        Path("mine.py").write_text(own + end)
+        found = sweep(["mine.py:Mine", "threshold"], output="out", **SETTINGS)
+        assert [row.scheduler for row in found.rows] == ["mine.py:Mine", "threshold"]
+        passes.append(read_sweep("out").rows[0].latency_p50_s)
+    assert len(lines("done")) == 3 and passes[0] == passes[2] != passes[1]
+
+
+def test_a_file_that_tries_a_package_it_is_not_in_is_measured() -> None:
+    tries = "try:\n    from .toys import Pairs\nexcept ImportError:\n    from tests.bench.toys import Pairs\n"
+    Path("mine.py").write_text(tries + "class Mine(Pairs):\n    pass\n")
+    assert len(sweep(["mine.py:Mine"], output="out", **SETTINGS).rows) == 1
+
+
 def test_a_changed_helper_is_another_configuration(monkeypatch: pytest.MonkeyPatch) -> None:
     """Also one that a helper imports, and of which it takes a number only."""
     monkeypatch.syspath_prepend(str(Path.cwd()))

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
@@ -45,6 +45,7 @@ class Kept:
 
     head: Mapping[str, Any] = field(default_factory=dict)  # empty: nothing has begun
     configurations: dict[str, Configuration] = field(default_factory=dict)
+    asked: list[Configuration] = field(default_factory=list)  # line by line: one whose code is back is there again
     done: dict[str, tuple[str, Mapping[str, Any]]] = field(default_factory=dict)  # with the place of the line
     failed: dict[str, str] = field(default_factory=dict)  # the sentence
 
@@ -59,6 +60,7 @@ def read(file: Path) -> Kept:
             kept.head = entry
         elif kind == "configuration":
             kept.configurations[key] = make(Configuration, where, entry)
+            kept.asked.append(kept.configurations[key])
         elif key not in kept.configurations:
             raise ConfigError(f"{where} is damaged: no line before it says what {key} is")
         elif kind == "done":
@@ -106,7 +108,10 @@ class SweepJournal(Journal):
         self._results = sum(len(entry["outcomes"]) for _, entry in self.kept.done.values())
 
     def adopt(self, plan: Mapping[str, Any]) -> None:
-        """Begin, or check that this goes on with what was begun; note the configurations that are new."""
+        """Begin, or check that this goes on with what was begun; note the configurations that are new.
+
+        Those too whose scheduler's code is again what it once was: a table shows the newest.
+        """
         lines: list[Mapping[str, Any]] = []
         if self.kept.head:
             self._compare(plan["settings"])
@@ -114,8 +119,13 @@ class SweepJournal(Journal):
             said = {name: plan[name] for name in ("settings", "environment", "prompts", "notes")}
             self.kept.head = {"kind": "sweep", "schema": SCHEMA, "definitions": DEFINITIONS, **said}
             lines.append(self.kept.head)
-        new = [one for one in plan["configurations"] if one["key"] not in self.kept.configurations]
-        lines += [{"kind": "configuration", **one} for one in new]
+        newest = {(one.spec, one.cache): one.key for one in self.kept.asked}
+        for one in plan["configurations"]:
+            known = self.kept.configurations.get(one["key"])
+            if known is None:
+                lines.append({"kind": "configuration", **one})
+            elif newest[known.spec, known.cache] != known.key:
+                lines.append({"kind": "configuration", **asdict(known)})
         self._write(lines)
 
     def note(self, key: str, reply: Mapping[str, Any]) -> None:

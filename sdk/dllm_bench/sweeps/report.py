@@ -76,7 +76,7 @@ def read_sweep(path: str | Path) -> Sweep:
 def _named(kept: Kept) -> dict[str, Configuration]:
     """The configurations by what a table calls them; of those that differ only in their code, the newest."""
     several = len({one.cache for one in kept.configurations.values()}) > 1
-    return {f"{one.spec}, {one.cache}" if several else one.spec: one for one in kept.configurations.values()}
+    return {f"{one.spec}, {one.cache}" if several else one.spec: one for one in kept.asked}
 
 
 def _entrant(name: str, one: Configuration, named: Mapping[str, Configuration]) -> Entrant:

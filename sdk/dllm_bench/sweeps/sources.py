@@ -9,6 +9,7 @@ import ast
 import hashlib
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from importlib.util import resolve_name
 from pathlib import Path
 from types import ModuleType
@@ -57,5 +58,6 @@ def _imported(file: Path, package: str) -> Iterator[str]:
         if isinstance(node, ast.Import):
             yield from (one.name for one in node.names)
         elif isinstance(node, ast.ImportFrom):
-            base = resolve_name("." * node.level + (node.module or ""), package)
-            yield from (base, *(f"{base}.{one.name}" for one in node.names))
+            with suppress(ImportError):  # a file that belongs to no package may try, and catch, what one would have
+                base = resolve_name("." * node.level + (node.module or ""), package)
+                yield from (base, *(f"{base}.{one.name}" for one in node.names))
