@@ -20,7 +20,7 @@ from dllm_sdk.errors import ConfigError
 
 Prompt: TypeAlias = tuple[str, int]  # task, number
 
-_MUST_AGREE = ("model_sha256", "gen_length", "temperature")
+_MUST_AGREE = ("gen_length", "temperature")
 _MAY_DIFFER = ("dllm_sdk", "torch", "python", "platform", "device", "device_name", "threads", "dtype", "batch_size")
 _TOLD = re.compile(r"^(\w+) [0-9a-f]{16}$")  # a tensor or module, as `describe` writes it
 _EXACT = 1e-9  # a loss of just what is allowed is allowed
@@ -96,6 +96,8 @@ def diff(
     matched = {id(row) for _, row in pairs}
     new = [row.scheduler for row in after.rows if id(row) not in matched]
     notes = [f"A: {note}" for note in before.notes] + [f"B: {note}" for note in after.notes]
+    if _in_other_types(before, after):
+        notes.append("Weights of another dtype have another digest: here the model goes by its name.")
     if any(row.n != len(shared) for row in (*before.rows, *after.rows)):
         sizes = f"A has {before.rows[0].n}, B {after.rows[0].n}"
         notes.append(f"Only the {len(shared)} prompts of both files count: {sizes}.")
@@ -120,11 +122,19 @@ def _check_comparable(a: Comparison, b: Comparison) -> None:
     if set(a.tasks) != set(b.tasks):
         tasks = f"{', '.join(sorted(a.tasks))} in A, {', '.join(sorted(b.tasks))} in B"
         raise ConfigError(f"A and B cannot be compared, they ran other tasks: {tasks}")
-    names = _MUST_AGREE if a.environment.get("model_sha256") else (*_MUST_AGREE, "model")
-    for name in names:
+    if _in_other_types(a, b):
+        identity: tuple[str, ...] = ("model",)
+    else:
+        identity = ("model_sha256",) if a.environment.get("model_sha256") else ("model_sha256", "model")
+    for name in (*identity, *_MUST_AGREE):
         one, two = a.environment.get(name), b.environment.get(name)
         if one != two:
             raise ConfigError(f"A and B cannot be compared, {name} differs: {_short(one)} in A, {_short(two)} in B")
+
+
+def _in_other_types(a: Comparison, b: Comparison) -> bool:
+    """Whether the dtypes differ: then so do the digests, of the same weights too."""
+    return bool(a.environment.get("dtype") != b.environment.get("dtype"))
 
 
 def _short(value: Any) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
-from dllm_bench import Comparison, compare, diff
+from dllm_bench import Comparison, compare, diff, read_results
 from dllm_bench.cli import cli
 from dllm_bench.metrics import sum_up
 from dllm_bench.results import Entrant
@@ -91,6 +91,16 @@ def test_only_the_prompts_of_both_count(folders: Path) -> None:
     assert [change.difference.n for change in found.changes] == [4, 4]
     assert found.changes[0].a.accuracy == found.changes[0].b.accuracy == 1.0
     assert found.notes == ["Only the 4 prompts of both files count: A has 9, B 4."] and not found.worse
+
+
+def test_another_dtype_of_the_same_model_is_compared_and_listed(tmp_path: Path) -> None:
+    for dtype in ("float32", "float64"):
+        compare("tiny", ["threshold"], ["sort"], limit=2, dtype=dtype, output=tmp_path / dtype)
+    found = diff(tmp_path / "float32", tmp_path / "float64")
+    assert found.settings == {"dtype": ("float32", "float64")} and not found.worse
+    assert found.notes == ["Weights of another dtype have another digest: here the model goes by its name."]
+    with pytest.raises(ConfigError, match='model differs: "tiny" in A, "another" in B'):
+        diff(tmp_path / "float32", other(read_results(tmp_path / "float64"), model="another"))
 
 
 def test_formats(folders: Path) -> None:
