@@ -49,7 +49,7 @@ class Dream(Scheduler[Counter]):
         """The quota of the next interval that has one."""
         (interval,) = state
         masks = view.open.sum(1)
-        time = torch.linspace(1, 1e-3, self.steps + 1, device=masks.device)
+        time = torch.linspace(1, 1e-3, self.steps + 1, dtype=torch.float32, device=masks.device)
         quotas = (masks[:, None].float() * (1 - time[1:] / time[:-1])).long()
         index = torch.arange(self.steps, device=masks.device)
         quotas = torch.where(index == self.steps - 1, masks[:, None], quotas)

@@ -44,7 +44,7 @@ class KLASS(Scheduler[History]):
     def init(self, tokens: Tensor, open: Tensor) -> History:
         """The likeliest tokens of the last step, their probabilities and the rest's, and for how long all has held."""
         ids = tokens.new_full((*tokens.shape, self.kept), _NO_TOKEN)
-        old = torch.zeros(*tokens.shape, self.kept + 1, device=tokens.device)
+        old = torch.zeros(*tokens.shape, self.kept + 1, dtype=torch.float32, device=tokens.device)
         return ids, old, torch.zeros_like(tokens)
 
     def plan(self, view: View, state: History) -> tuple[Tensor, History]:

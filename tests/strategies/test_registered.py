@@ -68,6 +68,18 @@ def test_a_wrapper_of_no_scheduler_is_refused() -> None:
         FirstAlone("dream")  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("spec", SPECS)
+def test_the_type_that_torch_makes_tensors_of_changes_nothing(spec: str) -> None:
+    model, prompts = ToyModel(1).build(), [[1 + i % 5] * (i % 4) for i in range(8)]
+    wanted = generate(model, prompts, load_scheduler(spec), gen_length=48).tokens
+    torch.set_default_dtype(torch.bfloat16)
+    try:
+        found = generate(model, prompts, load_scheduler(spec), gen_length=48).tokens
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert all(map(torch.equal, found, wanted))
+
+
 def test_every_setting_of_the_benchmark_page_loads() -> None:
     script = runpy.run_path(str(Path(__file__).parents[2] / "docs" / "benchmarks" / "strategies.py"))
     specs = script["specs"]()
