@@ -61,22 +61,25 @@ def build_canvas(
     if not hasattr(model, "mask_id"):
         got = repr(model) if isinstance(model, str) else type(model).__name__
         raise ConfigError(f"model must be one that load_model, wrap or wrap_hf returns, or the like, got {got}")
-    prompts = [_ids(model, p, f"prompt {i}") for i, p in enumerate(_as_list(prompt))]
-    lengths = [_whole("gen_length", one) for one in _each(gen_length, len(prompts))]
-    opens = _opens(prompts, open, single=_is_single(prompt))
-    if len(lengths) != len(prompts):
-        raise ConfigError(f"gen_length has {len(lengths)} entries for {len(prompts)} prompts: give one, or one each")
-    samples, seed = _whole("samples", samples), _whole("seed", seed)
-    if samples < 1:
-        raise ConfigError(f"samples must be >= 1, got {samples}")
-    if not 0 <= seed <= 2**63 - samples:
-        raise ConfigError(f"seed must be a whole number >= 0, and seed + samples at most 2**63, got {seed}")
-    rows = [
-        _row(model, ids, mask, gen_length=length, seed=seed + sample, name=f"prompt {i}")
-        for i, (ids, mask, length) in enumerate(zip(prompts, opens, lengths, strict=True))
-        for sample in range(samples)
-    ]
-    return _stack(rows, model.device)
+    with torch.device("cpu"):  # until they are stacked, whatever torch's default is
+        prompts = [_ids(model, p, f"prompt {i}") for i, p in enumerate(_as_list(prompt))]
+        lengths = [_whole("gen_length", one) for one in _each(gen_length, len(prompts))]
+        opens = _opens(prompts, open, single=_is_single(prompt))
+        if len(lengths) != len(prompts):
+            raise ConfigError(
+                f"gen_length has {len(lengths)} entries for {len(prompts)} prompts: give one, or one each"
+            )
+        samples, seed = _whole("samples", samples), _whole("seed", seed)
+        if samples < 1:
+            raise ConfigError(f"samples must be >= 1, got {samples}")
+        if not 0 <= seed <= 2**63 - samples:
+            raise ConfigError(f"seed must be a whole number >= 0, and seed + samples at most 2**63, got {seed}")
+        rows = [
+            _row(model, ids, mask, gen_length=length, seed=seed + sample, name=f"prompt {i}")
+            for i, (ids, mask, length) in enumerate(zip(prompts, opens, lengths, strict=True))
+            for sample in range(samples)
+        ]
+        return _stack(rows, model.device)
 
 
 def _each(gen_length: object, count: int) -> Iterable[object]:

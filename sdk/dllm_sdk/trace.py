@@ -116,7 +116,7 @@ class Trace:
             remask=remask,
             edit=edit,
             written=self.draft[start:stop].masked_scatter(wrote, self.written[mine]),
-            margin=torch.zeros(len(flags), dtype=torch.float16).masked_scatter(wrote, self.margin[mine]),
+            margin=self.margin.new_zeros(len(flags)).masked_scatter(wrote, self.margin[mine]),
             end=ENDS[int(self.end[index])],
             refresh=bool(self.refresh[index]),
             fed=int(self.fed[index]),
@@ -234,7 +234,8 @@ class Recorder:
 
     def traces(self, about: dict[str, Any], tokenizer: Tokenizer | None = None) -> list[Trace]:
         """One per row, with `about`, the row's own seed and, with a tokenizer, the text of every token in it."""
-        traces = [self._trace(row, {**about, "seed": int(self.canvas.seed[row])}) for row in range(len(self.rows))]
+        with torch.device("cpu"):  # whatever torch's default is
+            traces = [self._trace(row, {**about, "seed": int(self.canvas.seed[row])}) for row in range(len(self.rows))]
         if tokenizer is not None:
             for trace in traces:
                 ids = torch.cat([trace.tokens, trace.draft, trace.written]).unique().tolist()  # type: ignore[no-untyped-call]

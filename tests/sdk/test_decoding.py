@@ -22,6 +22,7 @@ from dllm_sdk import (
     Scheduler,
     SchedulerError,
     SchedulerStalled,
+    Trace,
     View,
     combine,
     decode,
@@ -593,3 +594,18 @@ def test_a_text_is_looked_for_once_as_long_as_the_tokenizer_stays_as_large() -> 
     assert tokenizer.asked == 16
     tokenizer.size = 5
     assert tokens_containing(tokenizer, "\n", 8) == (2, 6) and tokenizer.asked == 24
+
+
+def test_the_device_that_torch_makes_tensors_on_does_not_matter(tmp_path: Path) -> None:
+    table = torch.randn(6, 6, generator=torch.Generator().manual_seed(1))
+    model, prompts, open = wrap(table.__getitem__, mask_id=0, vocab_size=6), [[1, 2], []], [[True, False], []]
+    wanted = generate(model, prompts, AdaBlock((3,)), gen_length=9, open=open, trace=True)
+    torch.set_default_device("meta")
+    try:
+        found = generate(model, prompts, AdaBlock((3,)), gen_length=9, open=open, trace=True)
+        found.trace[0].save(tmp_path / "trace")
+        assert found.trace[0].canvas().equal(found.tokens[0])
+    finally:
+        torch.set_default_device(None)
+    assert all(map(torch.equal, found.tokens, wanted.tokens))
+    assert Trace.load(tmp_path / "trace").diff(wanted.trace[0]) is None
