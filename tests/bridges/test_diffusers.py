@@ -98,6 +98,15 @@ def test_tokens_and_passes_are_those_of_our_own_loop(
         assert tokens == [ours.tokens[row].tolist()] and forwards == ours.nfe[row]
 
 
+def test_ids_in_a_spec_are_those_of_our_own_loop(model: Any, module: Counted, prompts: torch.Tensor) -> None:
+    """A host does not say how many tokens it has; which of them a scheduler asks for is the caller's word."""
+    from dllm_sdk.bridges.diffusers import DllmScheduler
+
+    spec = f"fixed-block:block=8,steps=4,defer=[{', '.join(map(str, range(100, 300)))}]"
+    tokens, _ = piped(module, prompts, DllmScheduler(spec, SIZE))
+    assert tokens == [row.tolist() for row in natively(model, prompts, in_its_blocks(spec)).tokens]
+
+
 def test_it_stops_at_eos_where_our_loop_does(model: Any, module: Counted, prompts: torch.Tensor) -> None:
     from dllm_sdk.bridges.diffusers import DllmScheduler
 

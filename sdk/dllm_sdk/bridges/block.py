@@ -6,6 +6,7 @@ cut to what is allowed by the same code. Knows no host, no model and no cache. S
 
 from __future__ import annotations
 
+import sys
 import warnings
 from collections.abc import Sequence
 from types import SimpleNamespace
@@ -61,7 +62,8 @@ class Asked(NamedTuple):
 
 def bound(scheduler: S, eos_ids: Sequence[int]) -> S:
     """The scheduler with the host's EOS ids in its fields. Raises ConfigError for a text where ids are needed."""
-    return look_up(scheduler, cast(Model, SimpleNamespace(eos_ids=tuple(eos_ids), tokenizer=None, vocab_size=0)))
+    unknown = SimpleNamespace(eos_ids=tuple(eos_ids), tokenizer=None, vocab_size=sys.maxsize)
+    return look_up(scheduler, cast(Model, unknown))
 
 
 def open_block(scheduler: Scheduler[Any], tokens: Tensor, given: Tensor) -> Block:
