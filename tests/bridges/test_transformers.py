@@ -10,6 +10,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
@@ -18,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from dllm_bench import speed
 from dllm_bench.cli import cli
 from dllm_bench.environment import fingerprint
-from dllm_sdk import ConfigError, ModelError, Sampler, generate, load_model, load_scheduler, load_task, registry
+from dllm_sdk import ConfigError, ModelError, Sampler, Trace, generate, load_model, load_scheduler, load_task, registry
 from dllm_sdk.bridges.transformers import as_custom_generate, wrap_hf
 from tests.bridges.sglang_source import extra, in_range
 from tests.bridges.twins import twin
@@ -271,6 +272,14 @@ def test_no_folder_is_a_sentence() -> None:
 def test_what_wrap_hf_refuses(options: dict[str, Any], words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         wrap_hf(masked_lm("bert"), **options)
+
+
+@pytest.mark.parametrize("kind", [np.array, torch.tensor])
+def test_numbers_of_other_kinds_are_ids_of_a_module(kind: Any, tmp_path: Path) -> None:
+    model = wrap_hf(masked_lm("bert"), mask_id=kind(1), eos_ids=kind([2, 3]))
+    answer = generate(model, [4], load_scheduler("threshold"), gen_length=2, trace=True)
+    answer.trace[0].save(tmp_path / "trace")
+    assert Trace.load(tmp_path / "trace").about["eos_ids"] == [2, 3]
 
 
 def test_what_is_no_module_is_said() -> None:

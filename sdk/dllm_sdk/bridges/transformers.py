@@ -13,8 +13,9 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from operator import index
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -115,18 +116,20 @@ def wrap_hf(
         getattr(tokenizer, "eos_token_id", None),
     )
     check_ids(masks[0], ends, vocab_size, shift)
+    mask, ends = index(masks[0]), tuple(map(index, ends))  # numpy's numbers could not be told in a trace
     limits = (getattr(config, "max_position_embeddings", None), getattr(tokenizer, "model_max_length", None))
     known = [limit for limit in limits if isinstance(limit, int) and 0 < limit < _HUGE]
     longest = max_length if max_length is not None else min(known, default=None)
     codec = None if tokenizer is None else HFTokenizer(tokenizer)
-    return HFModel(model, masks[0], vocab_size, ends, shift, longest, codec)
+    return HFModel(model, mask, vocab_size, ends, shift, longest, codec)
 
 
 def _ids(*sources: int | Iterable[int] | None) -> tuple[int, ...]:
-    """The ids of the first source that has any."""
+    """The ids of the first source that has any. A tensor may be one number."""
     for source in sources:
         if source is not None:
-            return (source,) if isinstance(source, int) else tuple(source)
+            several = isinstance(source, Iterable) and getattr(source, "ndim", 1) > 0
+            return tuple(cast("Iterable[int]", source)) if several else (cast(int, source),)
     return ()
 
 
