@@ -227,6 +227,7 @@ def refusal(tasks: set[str]) -> str:
 
 def _sampler(task: str, options: dict[str, Any]) -> Sampler:
     """From a task's generation arguments; ConfigError for one that would be ignored."""
+    options = {name: value for name, value in options.items() if value is not None}  # how a task leaves one out
     greedy = not options.pop("do_sample", options.get("temperature", 0) > 0)
     if greedy:
         options = {name: value for name, value in options.items() if name not in _IGNORED_WHEN_GREEDY}

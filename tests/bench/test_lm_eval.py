@@ -100,6 +100,11 @@ class TestAdapter:
         options = {"do_sample": False, "temperature": 0.7, "top_p": 0.95, "top_k": 5}
         assert lm.generate_until([Request(("4", options))]) == ["aaaa"]
 
+    def test_what_a_task_sets_to_null_is_not_set(self, harness: Any) -> None:
+        lm = harness.DLLM(counting(), "threshold", gen_length=12)
+        for options in ({"temperature": None}, {"do_sample": True, "temperature": 1e-6, "top_p": None}):
+            assert lm.generate_until([Request(("4", options))]) == ["aaaa"]
+
     def test_repeats_draw_other_numbers(self, harness: Any) -> None:
         model = load_model("tiny")
         request = Request(("sort:33,7,56,59\n", {"do_sample": True, "temperature": 3.0, "max_gen_toks": 16}))
