@@ -223,6 +223,11 @@ def run_layer(layer: nn.Module, x: Tensor, turn: Turn, slots: Slots | None, aske
     return out
 
 
+def _code(module: nn.Module) -> Hashable:
+    """What a module runs besides the code of its children: its type, and how it is laid out."""
+    return type(module), *map(type, (isinstance(module, Layer) and module.laid_out) or ())
+
+
 class Transformer(nn.Module):
     """A masked-diffusion language model. `forward` gives hidden states; `head` turns those that matter into logits."""
 
@@ -290,8 +295,12 @@ class Transformer(nn.Module):
 
     @property
     def code(self) -> Hashable:
-        """Models of equal `code` run the same code: what is compiled for one serves the others."""
-        return self.config, self.dtype, self.frozen, frozenset(map(type, self.modules()))
+        """Models of equal `code` run the same code: what is compiled for one serves the others.
+
+        None where modules have hooks, which compiled code may pass over: such a model runs as it is written.
+        """
+        hooked = any(module._forward_hooks or module._forward_pre_hooks for module in self.modules())
+        return None if hooked else (self.config, self.dtype, type(self.to_logits), *map(_code, self.modules()))
 
     @property
     def device(self) -> torch.device:

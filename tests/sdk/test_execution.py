@@ -486,6 +486,30 @@ def test_fifty_prompts_after_warm_up_compile_nothing(compiler: Compiler) -> None
     assert last.preparation == 0
 
 
+@pytest.mark.parametrize("place", ["layers.1", "layers.1.mlp.down"])
+def test_what_is_hooked_on_a_model_is_done_under_every_backend(compiler: Compiler, place: str) -> None:
+    model, options = transformer().freeze(), {"gen_length": 9, "stop_at_eos": False}
+    plain = told(generate(model, [[1, 2]], Plain(), **options, backend="compile"))
+    for factor in (-3, 0.1):
+        hook = model.get_submodule(place).register_forward_hook(
+            lambda module, given, found, by=factor: by * found.roll(1, -1)
+        )
+        wanted = told(generate(model.freeze(), [[1, 2]], Plain(), **options))
+        assert wanted != plain and told(generate(model, [[1, 2]], Plain(), **options, backend="compile")) == wanted
+        hook.remove()
+    assert told(generate(model.freeze(), [[1, 2]], Plain(), **options, backend="compile")) == plain
+    assert not compiler.obstacles
+
+
+def test_a_replaced_map_has_code_of_its_own_wherever_it_is(compiler: Compiler) -> None:
+    for layer in (0, 1):
+        model = transformer()
+        model.layers[layer].mlp.down = torch.nn.Sequential(model.layers[layer].mlp.down)
+        wanted = told(generate(model.freeze(), [[1, 2]], Plain(), gen_length=1))
+        assert told(generate(model, [[1, 2]], Plain(), gen_length=1, backend="compile")) == wanted
+    assert not compiler.obstacles
+
+
 def test_one_row_that_refreshes_and_one_of_two_run_the_same_code(compiler: Compiler) -> None:
     """Their lanes are as many; they must lie in memory alike."""
     model, scheduler = transformer(), load_scheduler('sdar:block=8,steps=8,rule="sequential"')
