@@ -31,8 +31,11 @@ def read_results(path: str | Path) -> Comparison:
     (where, head), *lines = lines_of(file)
     _check_head(where, head)
     entrants = [make(Entrant, where, one) for one in head["schedulers"]]
+    missing = {one.baseline for one in entrants} - {one.scheduler for one in entrants}
+    if missing or not entrants:
+        raise ConfigError(f"{where} is damaged: schedulers lacks {', '.join(sorted(missing)) or 'all rows'}")
     results = [(at, entry) for at, entry in lines if entry.get("kind") == "result"]
-    outcomes = [make(Outcome, at, entry) for at, entry in results]
+    outcomes = [make_outcome(at, entry) for at, entry in results]
     kept = _complete(outcomes, [one.scheduler for one in entrants])
     if not kept:
         raise ConfigError(f"results file {file} holds no prompt that all of its schedulers have decoded: run it again")
@@ -100,6 +103,15 @@ def make(kind: Any, where: str, entry: Any) -> Any:
         if not _fits(entry[name], hint):
             raise ConfigError(f"{where} is damaged: {name} cannot be {json.dumps(entry[name])[:60]}")
     return kind(**{item.name: entry[item.name] for item in fields(kind)})
+
+
+def make_outcome(where: str, entry: Any) -> Outcome:
+    """An outcome whose numbers can be divided by."""
+    outcome: Outcome = make(Outcome, where, entry)
+    for name in ("nfe", "batch_lanes", "seconds"):
+        if not getattr(outcome, name) > 0:
+            raise ConfigError(f"{where} is damaged: {name} cannot be {json.dumps(getattr(outcome, name))}")
+    return outcome
 
 
 def _fits(value: Any, hint: Any) -> bool:

@@ -68,6 +68,13 @@ def test_files_that_cannot_be_read_say_why(lines: list[str], tmp_path: Path) -> 
         "line 2 is damaged: nfe is missing": changed(lines, 1, nfe=...),
         'line 2 is damaged: nfe cannot be "4"': changed(lines, 1, nfe="4"),
         "line 2 is damaged: blocks cannot be \\[true": changed(lines, 1, blocks=[True]),
+        "line 2 is damaged: nfe cannot be 0": changed(lines, 1, nfe=0),
+        "line 2 is damaged: seconds cannot be NaN": changed(lines, 1, seconds=float("nan")),
+        "line 2 is damaged: batch_lanes cannot be -4": changed(lines, 1, batch_lanes=-4),
+        "line 1 is damaged: schedulers lacks all rows": changed(lines, 0, schedulers=[]),
+        "line 1 is damaged: schedulers lacks fixed-block": changed(
+            lines, 0, schedulers=json.loads(lines[0])["schedulers"][1:]
+        ),
         "line 1 is damaged: schedulers must be a list": changed(lines, 0, schedulers=...),
         "line 1 is damaged: environment must be an object": changed(lines, 0, environment="cpu"),
         "format dllm-bench/1 .version 0.1.0 wrote it., but this version reads dllm-bench/": changed(

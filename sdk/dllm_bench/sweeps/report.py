@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from dllm_bench.metrics import agreement, sum_up
-from dllm_bench.reading import make
+from dllm_bench.reading import make, make_outcome
 from dllm_bench.results import Comparison, Entrant, Format, Outcome
 from dllm_bench.sweeps.journal import NAME, Configuration, Kept, read
 from dllm_sdk.errors import ConfigError
@@ -97,10 +97,8 @@ def _outcomes(
 ) -> list[Outcome]:
     names = {"scheduler": entrant.scheduler, "cache": entrant.cache}
     return [
-        make(
-            Outcome,
-            where,
-            {**one, **names, "agreement": agreement(one["tokens"], reference[one["task"], one["prompt"]])},
+        make_outcome(
+            where, {**one, **names, "agreement": agreement(one["tokens"], reference[one["task"], one["prompt"]])}
         )
         for one in entry["outcomes"]
     ]
