@@ -67,10 +67,13 @@ class Product:
                 one.weight.data = part  # the same parameter, which an optimizer may hold
 
     def __call__(self, x: Tensor) -> Sequence[Tensor]:
-        linear = packed_linear if self.packed else F.linear
-        if self.packed and x.requires_grad:  # of what lies before: oneDNN's product has no gradient
-            return F.linear(x, self.weight.to_dense(), self.bias).split_with_sizes(self.widths, dim=-1)
-        return linear(x, self.weight, self.bias).split_with_sizes(self.widths, dim=-1)
+        if not self.packed:
+            found = F.linear(x, self.weight, self.bias)
+        elif x.requires_grad:  # by what lies before: oneDNN's product gives no gradient
+            found = F.linear(x, self.weight.to_dense(), self.bias)
+        else:
+            found = packed_linear(x, self.weight, self.bias)
+        return found.split_with_sizes(self.widths, dim=-1)
 
     def __getstate__(self) -> dict[str, Any]:
         """For copies: what is packed has no storage that could be copied."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence, Sized
 from numbers import Integral
 from operator import index
-from typing import NamedTuple, SupportsIndex, TypeAlias, cast
+from typing import Any, NamedTuple, SupportsIndex, TypeAlias, cast
 
 import torch
 from torch import Tensor
@@ -62,24 +62,26 @@ def build_canvas(
         got = repr(model) if isinstance(model, str) else type(model).__name__
         raise ConfigError(f"model must be one that load_model, wrap or wrap_hf returns, or the like, got {got}")
     with torch.device("cpu"):  # until they are stacked, whatever torch's default is
-        prompts = [_ids(model, p, f"prompt {i}") for i, p in enumerate(_as_list(prompt))]
-        lengths = [_whole("gen_length", one) for one in _each(gen_length, len(prompts))]
-        opens = _opens(prompts, open, single=_is_single(prompt))
-        if len(lengths) != len(prompts):
-            raise ConfigError(
-                f"gen_length has {len(lengths)} entries for {len(prompts)} prompts: give one, or one each"
-            )
-        samples, seed = _whole("samples", samples), _whole("seed", seed)
-        if samples < 1:
-            raise ConfigError(f"samples must be >= 1, got {samples}")
-        if not 0 <= seed <= 2**63 - samples:
-            raise ConfigError(f"seed must be a whole number >= 0, and seed + samples at most 2**63, got {seed}")
-        rows = [
-            _row(model, ids, mask, gen_length=length, seed=seed + sample, name=f"prompt {i}")
-            for i, (ids, mask, length) in enumerate(zip(prompts, opens, lengths, strict=True))
-            for sample in range(samples)
-        ]
+        rows = _rows(model, prompt, gen_length=gen_length, open=open, samples=samples, seed=seed)
         return _stack(rows, model.device)
+
+
+def _rows(model: Model, prompt: Prompts, *, gen_length: Any, open: Any, samples: int, seed: int) -> list[_Row]:
+    prompts = [_ids(model, p, f"prompt {i}") for i, p in enumerate(_as_list(prompt))]
+    lengths = [_whole("gen_length", one) for one in _each(gen_length, len(prompts))]
+    opens = _opens(prompts, open, single=_is_single(prompt))
+    if len(lengths) != len(prompts):
+        raise ConfigError(f"gen_length has {len(lengths)} entries for {len(prompts)} prompts: give one, or one each")
+    samples, seed = _whole("samples", samples), _whole("seed", seed)
+    if samples < 1:
+        raise ConfigError(f"samples must be >= 1, got {samples}")
+    if not 0 <= seed <= 2**63 - samples:
+        raise ConfigError(f"seed must be a whole number >= 0, and seed + samples at most 2**63, got {seed}")
+    return [
+        _row(model, ids, mask, gen_length=length, seed=seed + sample, name=f"prompt {i}")
+        for i, (ids, mask, length) in enumerate(zip(prompts, opens, lengths, strict=True))
+        for sample in range(samples)
+    ]
 
 
 def _each(gen_length: object, count: int) -> Iterable[object]:
