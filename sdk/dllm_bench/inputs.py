@@ -5,7 +5,7 @@ Raises ConfigError and RegistryError with a sentence. Runs nothing.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -72,6 +72,8 @@ def with_caches(schedulers: list[tuple[str, Scheduler[Any]]], caches: Sequence[s
 def load_any_model(model: str | Model, device: str, dtype: str | None) -> Model:
     """A model by its name, or an object, checked to have what the loop needs."""
     name, loaded = repr(model), model
+    if model is None or isinstance(model, list | tuple | Scheduler):
+        raise ConfigError(f"model must be a name or a model, and comes before the schedulers; got {model!r}")
     if isinstance(model, str):
         try:
             torch.empty(0, device=device)
@@ -84,9 +86,12 @@ def load_any_model(model: str | Model, device: str, dtype: str | None) -> Model:
             raise
         except (ValueError, OSError) as error:  # how a model says that its checkpoint cannot be used
             raise ConfigError(f"model {name} cannot be loaded: {error}") from error
+        if loaded is None:
+            raise ConfigError(f"model {name}: its loader returned nothing")
     missing = [need for need in (*_MODEL_NEEDS, "forward", "head") if not hasattr(loaded, need)]
     if missing or isinstance(loaded, str):
-        raise ConfigError(f"model {name} is of type {type(loaded).__name__}, without {', '.join(missing)}")
+        cure = ": wrap() makes a model of a callable, wrap_hf() of a Hugging Face module" if callable(loaded) else ""
+        raise ConfigError(f"model {name} is of type {type(loaded).__name__}, without {', '.join(missing)}{cure}")
     return loaded
 
 
@@ -96,9 +101,12 @@ def encode(model: Model, questions: Questions, number: int) -> list[int]:
     if model.tokenizer is None:
         raise ConfigError(f"the model has no tokenizer, so it cannot read the prompts of task {questions.name}")
     try:
-        ids: list[int] = list(model.tokenizer.encode(questions.prompts[number]))
+        found = model.tokenizer.encode(questions.prompts[number])
     except ValueError as error:  # a character that the tokenizer does not know
         raise ConfigError(f"{where}: {error}") from error
+    if isinstance(found, Mapping):
+        raise ConfigError(f"the model's tokenizer must encode a text as a list of ids, got {type(found).__name__}")
+    ids = list(found)
     total = len(ids) + questions.gen_length
     if model.max_length is not None and total > model.max_length:
         raise ConfigError(

@@ -6,7 +6,7 @@ Everything is read and checked before anything runs. Knows no scheduler and no m
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -46,6 +46,8 @@ def collect(
 
     `split` is the one that registered tasks are asked for; a file has no splits.
     """
+    if tasks is not None and (isinstance(tasks, str) or not isinstance(tasks, Iterable)):
+        raise ConfigError(f"tasks must be a list, got {tasks!r}: put it in brackets")
     given = list(available("task")) if tasks is None else list(tasks)
     if not given:
         raise ConfigError("there is no task to run: give a name (dllm-bench list) or FILE.jsonl")
@@ -77,7 +79,10 @@ def _from_task(task: Any, n: int, drawn: tuple[str, int], gen_length: int | None
     found: Any = load_task(task) if isinstance(task, str) else task
     for needed in ("name", "gen_length", "prompts", "check"):
         if isinstance(found, type) or not hasattr(found, needed):
-            raise ConfigError(f"{given} must be an object with name, gen_length, prompts and check, got {found!r}")
+            cure = ": make one of this class" if isinstance(found, type) else ""
+            raise ConfigError(
+                f"{given} must be an object with name, gen_length, prompts and check, got {found!r}{cure}"
+            )
     length = found.gen_length if gen_length is None else gen_length
     if not isinstance(length, int) or length < 1:
         raise ConfigError(f"{given}: gen_length must be a whole number >= 1, got {length!r}")

@@ -30,6 +30,10 @@ class Cache:
 
     def check(self, model: Model, replan: Literal["block", "step"]) -> None:
         """Raise ConfigError if this policy cannot serve the model or the scheduler."""
+        if not isinstance(self, NoCache) and not hasattr(model, "new_store"):
+            raise ConfigError(
+                f"{type(self).__name__} needs a model that has `new_store`: take cache none, that is NoCache()"
+            )
 
     def refresh(self, opening: Tensor, step: Tensor) -> Tensor:
         """bool [B]: rows that compute everything they may see."""
@@ -57,6 +61,7 @@ class _Refreshing(Cache):
 
     def check(self, model: Model, replan: Literal["block", "step"]) -> None:
         """Old keys of a block-causal model need no refresh: there is a better policy for it."""
+        super().check(model, replan)
         if model.block_causal:
             raise ConfigError(
                 f"{type(self).__name__} is for bidirectional models; this one is block-causal: take cache block or none"
@@ -91,6 +96,7 @@ class BlockCache(Cache):
 
     def check(self, model: Model, replan: Literal["block", "step"]) -> None:
         """Blocks must stay as they were planned, and later ones must not be seen."""
+        super().check(model, replan)
         if not model.block_causal:
             raise ConfigError(
                 "BlockCache is for block-causal models; this one is bidirectional: take cache dual, prefix or none"

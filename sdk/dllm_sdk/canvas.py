@@ -117,6 +117,7 @@ def _ids(model: Model, prompt: Prompt, name: str) -> Tensor:
         if model.tokenizer is None:
             raise ConfigError(f"{name} is a text, but the model has no tokenizer: give token ids")
         prompt = model.tokenizer.encode(prompt)
+        name = f"what the model's tokenizer makes of {name}"
     try:
         ids = torch.as_tensor(prompt)
     except (TypeError, ValueError, RuntimeError):

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from dllm_sdk.compiling import Compiler, signature
 from dllm_sdk.contract import alike, map_tensors, tensors_of
-from dllm_sdk.errors import ConfigError
+from dllm_sdk.errors import ConfigError, ModelError
 from dllm_sdk.model import Model, Store
 
 Backend: TypeAlias = Literal["eager", "compile", "graph"]
@@ -70,6 +70,8 @@ class Runner:
     def store(self, rows: int, length: int) -> Store:
         """An empty store."""
         store: Store = self.given.new_store(rows, length)
+        if not (hasattr(store, "keep") and hasattr(store, "put")):
+            raise ModelError(f"new_store must return a store with `keep` and `put`, got {type(store).__name__}")
         return store
 
     def smaller(self, store: Store, index: Tensor) -> Store:

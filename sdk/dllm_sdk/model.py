@@ -138,7 +138,7 @@ class CallableModel:
 
     def new_store(self, rows: int, length: int) -> Any:
         """A callable has no keys to store."""
-        raise ConfigError("a wrapped callable has no keys and values to cache: use cache=NoCache()")
+        raise ConfigError("a wrapped callable has no keys and values to cache: take cache none, that is NoCache()")
 
 
 def checked_logits(who: str, found: object, tokens: Tensor, vocab_size: int) -> Tensor:
@@ -178,6 +178,8 @@ def wrap(
 
     Raises ConfigError where an argument is out of its range.
     """
+    if not callable(function):
+        raise ConfigError(f"wrap takes a callable, tokens -> logits, got {function!r}")
     check_ids(mask_id, eos_ids, vocab_size, shift)
     ids = index(mask_id), vocab_size, tuple(map(index, eos_ids))  # numpy's numbers could not be told in a trace
     return CallableModel(function, *ids, shift, max_length, torch.device(device), tokenizer)

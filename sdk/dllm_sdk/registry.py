@@ -129,9 +129,9 @@ def read_spec(spec: str) -> tuple[str, dict[str, Any], dict[str, Any]]:
     scheduler, own, calibration = content.get("scheduler"), content.get("fields", {}), content.get("calibration", {})
     strange = content.keys() - {"scheduler", "fields", "calibration"}
     if strange:
-        raise ConfigError(
-            f"{path} holds {min(strange)!r}, which no scheduler file has: fields of the scheduler stand under [fields]"
-        )
+        near = get_close_matches(min(strange), ("scheduler", "fields", "calibration"), 1)
+        hint = f"did you mean {near[0]!r}?" if near else "fields of the scheduler stand under [fields]"
+        raise ConfigError(f"{path} holds {min(strange)!r}, which no scheduler file has: {hint}")
     if not (isinstance(scheduler, str) and isinstance(own, dict) and isinstance(calibration, dict)):
         raise ConfigError(f'{path} must hold scheduler = "NAME" and, if any, the tables [fields] and [calibration]')
     return scheduler, {**own, **fields}, calibration
@@ -187,6 +187,8 @@ def load_task(name: str) -> Any:
 
 
 def _load_path(kind: Kind, where: str, attribute: str) -> Any:
+    if ".py:" in where:
+        raise RegistryError(f"{kind} '{where}:{attribute}': after the name come fields, as in {where}:field=value")
     if "/" in where and not where.endswith(".py"):
         raise RegistryError(f"{kind}: {where} is no Python file: give FILE.py:{attribute or 'NAME'}")
     try:

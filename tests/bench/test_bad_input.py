@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
-from dllm_bench import compare
+from dllm_bench import calibrate, compare
 from dllm_bench.cli import cli
 from dllm_sdk import ConfigError
 from tests.bench.toys import HERE, counting
@@ -76,6 +76,11 @@ def test_good_input_is_good() -> None:
         (["--temperature", "nan"], ["temperature", "nan"]),
         (["--model", "tinny"], ["'tinny'", "did you mean 'tiny'"]),
         (["--model", f"{TOYS}:load_nothing"], ["is of type str"]),
+        (["--model", f"{TOYS}:load_none"], ["its loader returned nothing"]),
+        (["--model", f"{TOYS}:load_module"], ["is of type Linear", "wrap() makes a model of a callable"]),
+        (["--model", f"{TOYS}:load_batch_encoder"], ["tokenizer must encode a text as a list of ids, got dict"]),
+        (["--task", f"{TOYS}:CountTask"], ["make one of this class"]),
+        (["--cache", "dual"], ["a wrapped callable has no keys and values to cache: take cache none"]),
         (["--model", f"{TOYS}:load_no_tokenizer"], ["no tokenizer", "count"]),
         (["--model", f"{TOYS}:load_wrong_checkpoint"], ["No such file or directory", "weights.safetensors"]),
         (["--device", "gpu9"], ["'gpu9'", "cpu"]),
@@ -254,3 +259,14 @@ def test_arguments_from_python() -> None:
     no_model: Any = object()
     with pytest.raises(ConfigError, match="of type object, without mask_id"):
         compare(no_model)
+    swapped: Any = ["threshold"]
+    with pytest.raises(ConfigError, match=r"model must be a name or a model.*got \['threshold'\]"):
+        compare(swapped)
+    with pytest.raises(ConfigError, match="tasks must be a list, got 'sort': put it in brackets"):
+        compare(counting(), tasks="sort")
+    no_target: Any = 5
+    with pytest.raises(ConfigError, match=r"target must be a Target, such as Target\(max_accuracy_loss=1\), got 5"):
+        calibrate(counting(), "threshold", target=no_target)
+    no_grid: Any = [("threshold", [0.5])]
+    with pytest.raises(ConfigError, match="grid must map fields to lists of values"):
+        calibrate(counting(), "threshold", grid=no_grid)

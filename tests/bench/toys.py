@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -75,6 +75,25 @@ def load_no_tokenizer(*, device: str, dtype: Any) -> CallableModel:
 
 def load_nothing(*, device: str, dtype: Any) -> str:
     return "nothing"
+
+
+def load_none(*, device: str, dtype: Any) -> None:
+    """As one that forgets to return."""
+
+
+def load_module(*, device: str, dtype: Any) -> torch.nn.Module:
+    return torch.nn.Linear(2, 2)
+
+
+class BatchEncoder(Letters):
+    """As a tokenizer of another kind is called."""
+
+    def encode(self, text: str) -> Any:
+        return {"input_ids": super().encode(text)}
+
+
+def load_batch_encoder(*, device: str, dtype: Any) -> CallableModel:
+    return replace(counting(), tokenizer=BatchEncoder())
 
 
 def load_and_fail(*, device: str, dtype: Any) -> CallableModel:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import cache as memo
 from itertools import pairwise
+from typing import Any
 
 import pytest
 import torch
@@ -18,6 +19,7 @@ from dllm_sdk import (
     ConfigError,
     Decision,
     DualCache,
+    ModelError,
     NoCache,
     PrefixCache,
     RegistryError,
@@ -287,6 +289,31 @@ def test_a_cache_that_does_not_fit_is_refused() -> None:
         generate(ToyModel().build(), [1], FixedBlock(), gen_length=4, cache=DualCache())
     with pytest.raises(ConfigError, match="refresh_every must be a whole number >= 1, got 0"):
         DualCache(refresh_every=0)
+
+
+class Forgetful:
+    """A store that keeps nothing; the model around it has none."""
+
+    def __init__(self, model: Any, stores: bool) -> None:
+        self.model, self.stores = model, stores
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "new_store":
+            if not self.stores:
+                raise AttributeError(name)
+            return lambda rows, length: {}
+        return getattr(self.model, name)
+
+
+def test_a_model_without_a_whole_store_is_told_before_the_first_pass() -> None:
+    for stores, error, words in [
+        (False, ConfigError, "DualCache needs a model that has `new_store`: take cache none"),
+        (True, ModelError, "new_store must return a store with `keep` and `put`, got dict"),
+    ]:
+        own: Any = Forgetful(model(), stores)
+        with pytest.raises(error, match=words):
+            generate(own, [1], FixedBlock(), gen_length=4, cache=DualCache())
+        assert generate(own, [1], FixedBlock(), gen_length=4).nfe == [4]
 
 
 def test_caches_by_name() -> None:

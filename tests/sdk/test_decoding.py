@@ -414,6 +414,8 @@ def test_no_mask_is_drawn_at_the_ends_of_the_range(temperature: float) -> None:
 def test_ids_of_a_callable_are_checked(mask: Any, eos: Any) -> None:
     with pytest.raises(ConfigError, match="mask_id"):
         wrap(ToyModel().logits, mask_id=mask, vocab_size=8, eos_ids=(eos,))
+    with pytest.raises(ConfigError, match="wrap takes a callable, tokens -> logits, got None"):
+        wrap(None, mask_id=7, vocab_size=8)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

@@ -108,6 +108,7 @@ BAD = [
     ("./mine.py:Mine:count=0", ConfigError, "Mine: count must be >= 1, got 0"),
     ("./broken.py:Mine", RegistryError, "cannot be loaded: ModuleNotFoundError: No module named 'nothing_like_this'"),
     ("no_such_module:Mine", RegistryError, "there is no module 'no_such_module'"),
+    ("./mine.py:Mine:count", RegistryError, "after the name come fields, as in ./mine.py:Mine:field=value"),
     ("@nowhere.toml", ConfigError, "there is no scheduler file nowhere.toml"),
     ("@torn.toml", ConfigError, "torn.toml is not valid TOML"),
     ("@empty.toml", ConfigError, "must hold scheduler"),

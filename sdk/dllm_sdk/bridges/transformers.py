@@ -81,7 +81,9 @@ class HFModel:
 
     def new_store(self, rows: int, slots: int) -> Any:
         """Its keys and values are not ours to store."""
-        raise ConfigError("a Hugging Face module has no keys and values that we could cache: use cache=NoCache()")
+        raise ConfigError(
+            "a Hugging Face module has no keys and values that we could cache: take cache none, that is NoCache()"
+        )
 
 
 def wrap_hf(
@@ -107,7 +109,8 @@ def wrap_hf(
     vocab_size = int(config.get_text_config().vocab_size)
     masks = _ids(mask_id, getattr(tokenizer, "mask_token_id", None), getattr(config, "mask_token_id", None))
     if len(masks) != 1:
-        raise ConfigError("neither tokenizer nor config names one mask token: give mask_id, or put mask_token_id there")
+        where = "put mask_token_id into config.json"
+        raise ConfigError(f"neither tokenizer nor config names one mask token: give mask_id, or {where}")
     generation = getattr(model, "generation_config", None)
     ends = _ids(
         eos_ids,
