@@ -163,6 +163,15 @@ def check_ids(mask_id: int, eos_ids: Sequence[int], vocab_size: int, shift: int)
         raise ConfigError(f"shift must be 0 or 1, got {shift!r}")
 
 
+def check_eval(function: object) -> None:
+    """Raise ConfigError for a module in training mode: with dropout a row's tokens would depend on the call."""
+    if isinstance(function, nn.Module) and function.training:
+        raise ConfigError(
+            f"{type(function).__name__} is in training mode, where dropout would change tokens from call to call: "
+            "call its eval() first"
+        )
+
+
 def wrap(
     function: Callable[[Tensor], Tensor],
     *,
@@ -176,10 +185,11 @@ def wrap(
 ) -> CallableModel:
     """Make a model of any callable `tokens int64 [n, length] -> logits [n, length, V]`. It cannot use a cache.
 
-    Raises ConfigError where an argument is out of its range.
+    Raises ConfigError where an argument is out of its range, and for a module in training mode.
     """
     if not callable(function):
         raise ConfigError(f"wrap takes a callable, tokens -> logits, got {function!r}")
+    check_eval(function)
     check_ids(mask_id, eos_ids, vocab_size, shift)
     ids = index(mask_id), vocab_size, tuple(map(index, eos_ids))  # numpy's numbers could not be told in a trace
     return CallableModel(function, *ids, shift, max_length, torch.device(device), tokenizer)

@@ -139,7 +139,7 @@ class Shifted(torch.nn.Module):
 def test_shifted_logits(tiny: Any, prompts: list[list[int]]) -> None:
     scheduler = load_scheduler("threshold:block=8")
     ours = generate(tiny, prompts, scheduler, gen_length=20)
-    theirs = generate(wrap_hf(Shifted(twin(tiny)), shift=1), prompts, scheduler, gen_length=20)
+    theirs = generate(wrap_hf(Shifted(twin(tiny)).eval(), shift=1), prompts, scheduler, gen_length=20)
     assert [row.tolist() for row in theirs.tokens] == [row.tolist() for row in ours.tokens] and theirs.nfe == ours.nfe
 
 
@@ -289,6 +289,16 @@ def test_what_is_no_module_is_said() -> None:
     broken = SimpleNamespace(config=config, device=torch.device("cpu"))
     with pytest.raises(ConfigError, match="takes a Hugging Face module"):
         wrap_hf(broken, mask_id=1)
+
+
+def test_a_module_in_training_mode_is_refused(tiny: Any) -> None:
+    module = masked_lm("bert").train()
+    with pytest.raises(ConfigError, match=r"BertForMaskedLM is in training mode, .* call its eval\(\) first"):
+        wrap_hf(module, mask_id=1)
+    wrap_hf(module.eval(), mask_id=1)
+    decoding = as_custom_generate(load_scheduler("threshold"))
+    with pytest.raises(ConfigError, match="Qwen3ForCausalLM is in training mode"):
+        twin(tiny).train().generate(torch.tensor([[2, 3]]), custom_generate=decoding, max_new_tokens=4)
 
 
 def test_a_module_without_a_head_is_said() -> None:

@@ -12,6 +12,7 @@ import pytest
 import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from torch import nn
 
 from dllm_sdk import (
     ConfigError,
@@ -425,6 +426,15 @@ def test_ids_of_a_callable_are_checked(mask: Any, eos: Any) -> None:
 def test_arguments_of_wrap_are_checked(change: dict[str, Any], words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         wrap(ToyModel().logits, mask_id=7, vocab_size=8, **change)
+
+
+def test_a_module_in_training_mode_is_not_wrapped() -> None:
+    module = nn.Sequential(nn.Embedding(8, 16), nn.Dropout(0.5), nn.Linear(16, 8))
+    with pytest.raises(ConfigError, match=r"Sequential is in training mode, .* call its eval\(\) first"):
+        wrap(module, mask_id=7, vocab_size=8)
+    model, prompts = wrap(module.eval(), mask_id=7, vocab_size=8), [[1, 2], [3]]
+    first, second = (generate(model, prompts, FixedBlock(4, 4), gen_length=8) for _ in range(2))
+    assert all(map(torch.equal, first.tokens, second.tokens))
 
 
 def test_what_plan_writes_into_the_logits_is_lost() -> None:

@@ -23,7 +23,7 @@ from torch import Tensor
 from dllm_sdk.decoding import Step
 from dllm_sdk.errors import ConfigError
 from dllm_sdk.generation import generate
-from dllm_sdk.model import check_ids, checked_logits
+from dllm_sdk.model import check_eval, check_ids, checked_logits
 from dllm_sdk.sampling import Sampler
 from dllm_sdk.scheduler import Scheduler
 
@@ -99,13 +99,15 @@ def wrap_hf(
 
     It must attend in both directions. `shift` 1: its logits at i predict token i + 1 (models grown from a causal one).
     What is not given comes from the tokenizer and from the module's config: the mask id, EOS ids (none: rows never stop
-    early) and the longest canvas. Raises ConfigError where no mask id is found or an argument is out of its range.
+    early) and the longest canvas. Raises ConfigError where no mask id is found or an argument is out of its range, and
+    for a module in training mode.
     """
     config = getattr(model, "config", None)
     if config is None or not callable(model):
         raise ConfigError(
             f"wrap_hf takes a Hugging Face module with a config, got {type(model).__name__}; else: wrap()"
         )
+    check_eval(model)
     vocab_size = int(config.get_text_config().vocab_size)
     masks = _ids(mask_id, getattr(tokenizer, "mask_token_id", None), getattr(config, "mask_token_id", None))
     if len(masks) != 1:
