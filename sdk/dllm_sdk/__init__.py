@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from dllm_sdk.generation import Generation as Generation
     from dllm_sdk.generation import generate as generate
     from dllm_sdk.model import Model as Model
+    from dllm_sdk.model import Store as Store
     from dllm_sdk.model import Tokenizer as Tokenizer
     from dllm_sdk.model import tokens_containing as tokens_containing
     from dllm_sdk.model import wrap as wrap
@@ -50,7 +51,7 @@ _HOMES = {
     "decoding": ["Step", "decode"],
     "errors": ["ConfigError", "DllmError", "ModelError", "RegistryError", "SchedulerError", "SchedulerStalled"],
     "generation": ["Generation", "generate"],
-    "model": ["Model", "Tokenizer", "tokens_containing", "wrap"],
+    "model": ["Model", "Store", "Tokenizer", "tokens_containing", "wrap"],
     "registry": ["load_cache", "load_model", "load_scheduler", "load_task"],
     "sampling": ["Sampler", "suppress"],
     "scheduler": ["Decision", "EosIds", "Scheduler", "TokenIds", "View", "check_number"],
