@@ -35,7 +35,10 @@ class Tokenizer(Protocol):
 
 
 class Store(Protocol):
-    """Keys, already rotated, and values of a batch: per row one slot for each canvas position, and one for padding."""
+    """Keys, already rotated, and values of a batch: per row one slot for each canvas position, and one for padding.
+
+    If the model has `code`, it consists of tuples and tensors: what is compiled for it knows it by their shapes.
+    """
 
     def keep(self, rows: Tensor) -> Store:
         """Some rows, int64 [n] ascending, moved to the front; the store itself is not used any more."""

@@ -20,7 +20,7 @@ from dllm_bench.results import FORMATS, Comparison
     "A row of the table; repeat it. The others are measured against the first. "
     "Default: fixed-block, confidence-adaptive, adablock."
 )
-@options.tasks_option('A file has {"prompt": ..., "answer": ...} per line, the answer if there is one. ')
+@options.tasks_option('A FILE.jsonl has {"prompt": ..., "answer": ...} per line, the answer if there is one. ')
 @options.cache_option("; repeat it to see how far each drifts from the first. Default: none", "caches", multiple=True)
 @click.option("--limit", default=200, show_default=True, help="Prompts in all tasks together.")
 @click.option("--batch-size", default=32, show_default=True, help="Prompts decoded together.")

@@ -78,7 +78,7 @@ def tasks_option(help: str) -> Callable[[F], F]:
     option: Callable[[F], F] = click.option(
         "--task",
         "tasks",
-        metavar="NAME|FILE.jsonl",
+        metavar="NAME|FILE.jsonl|FILE.py:NAME",
         multiple=True,
         shell_complete=names("task"),
         help=f"Repeat it for several. {help}Default: every registered task.",

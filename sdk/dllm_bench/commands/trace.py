@@ -20,7 +20,7 @@ _SUFFIXES = {".html": "html", ".txt": "text", ".json": "json", ".safetensors": "
 @options.schedulers_option("Give it twice to see two side by side.  [default: adablock]")
 @click.option(
     "--task",
-    metavar="NAME|FILE.jsonl",
+    metavar="NAME|FILE.jsonl|FILE.py:NAME",
     default="story",
     show_default=True,
     shell_complete=options.names("task"),
