@@ -101,7 +101,8 @@ def _from_task(task: Any, n: int, drawn: tuple[str, int], gen_length: int | None
         verdict = found.check(prompts[number], text)
         if not (hasattr(verdict, "answer") and hasattr(verdict, "strict")):
             raise ConfigError(f"{given}: check must return an object with answer and strict, got {verdict!r}")
-        return Verdict(bool(verdict.answer), bool(verdict.strict))
+        answer, strict = (None if one is None else bool(one) for one in (verdict.answer, verdict.strict))
+        return Verdict(answer, strict)
 
     return Questions(str(found.name), length, prompts, score)
 

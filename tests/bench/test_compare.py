@@ -192,6 +192,16 @@ def test_the_table_is_aligned_and_narrow(found: Comparison) -> None:
     assert {len(line) for line in top[head : head + 5]} == {len(top[head])}
 
 
+class Unsure(CountTask):
+    def check(self, prompt: str, text: str) -> Any:
+        return super().check(prompt, text) if prompt == "1" else Verdict(None, None)
+
+
+def test_a_task_need_not_know_every_answer() -> None:
+    (row,) = compare(counting(), ["threshold"], [Unsure()], limit=3).rows
+    assert (row.n, row.n_scored, row.accuracy, row.answer_accuracy) == (3, 1, 1.0, 1.0)
+
+
 def test_files_with_and_without_answers(tmp_path: Path) -> None:
     known, unknown = tmp_path / "known.jsonl", tmp_path / "unknown.jsonl"
     known.write_text('{"prompt": "3", "answer": " aaa\\n"}\n\n{"prompt": "2", "answer": "bb"}\n{"prompt": "4"}\n')
