@@ -147,7 +147,7 @@ def missing(cell: Cell) -> bool:
 def ran(cell: Cell, seconds: float, log: TextIO) -> dict[str, Any]:
     """Run a cell for at most so long."""
     budget = ("--budget", f"{max(seconds - START_S, seconds / 2):.1f}") if cell.budgeted else ()
-    command = (sys.executable, *cell.arguments, *budget)
+    command = (sys.executable, "-u", *cell.arguments, *budget)  # what it has said outlasts a kill
     print(f"== {cell.name}", file=log, flush=True)
     start = time.monotonic()
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True, cwd=ROOT) as process:

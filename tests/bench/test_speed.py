@@ -366,6 +366,15 @@ def test_the_gpu_script_does_not_load_eight_billion_weights_on_a_cpu(tmp_path: P
     assert done.returncode == 2 and "there is no cell 'speed-2M': --cell takes tests, speed-3M, speed-LL" in done.stderr
 
 
+def test_a_cell_of_the_gpu_script_that_must_be_killed_keeps_what_it_said(tmp_path: Path) -> None:
+    script = runpy.run_path(str(GPU / "gpu.py"))
+    script["ran"].__globals__["LAST_WORDS_S"] = 0.5
+    deaf = "import signal, time; signal.signal(signal.SIGINT, signal.SIG_IGN); print('measured'); time.sleep(60)"
+    with (tmp_path / "log.txt").open("w", encoding="utf-8") as log:
+        found = script["ran"](script["Cell"]("deaf", 1, ("-c", deaf)), 5, log)
+    assert found["outcome"] == "interrupted, its time was up" and found["found"] == ["measured"]
+
+
 def test_one_cell_of_the_gpu_script_alone(tmp_path: Path) -> None:
     command = [sys.executable, str(GPU / "gpu.py"), "run", "--device", "cpu", "--small", "--budget", "11"]
     subprocess.run([*command, "--cell", "compare-tiny", "--output", str(tmp_path)], check=False, timeout=100)
