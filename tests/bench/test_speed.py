@@ -10,6 +10,7 @@ import subprocess
 import sys
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ from click.testing import CliRunner, Result
 
 from dllm_bench import Speed, speed
 from dllm_bench.cli import cli
+from dllm_bench.timing import clocks
 from dllm_bench.timing.ceilings import Ceilings
 from dllm_bench.timing.clocks import spread
 from dllm_bench.timing.counting import Work, count, weigh
@@ -241,6 +243,29 @@ def test_a_part_that_fails_costs_the_others_nothing(monkeypatch: pytest.MonkeyPa
     (note,) = [note for note in found["notes"] if note.startswith("race, cache none: failed")]
     assert "failed, RuntimeError: CUDA error: operation not permitted, " in note and "test_speed.py" in note
     assert result.stderr.splitlines()[-1].startswith("Error: RuntimeError: CUDA error")
+
+
+def test_compiling_takes_nothing_from_a_share(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else a part that compiles for longer than its share would measure a single round."""
+    now, enough = 0.0, []
+
+    def races(track: Any, backends: Any, asked: Any) -> list[Any]:
+        nonlocal now
+        for compiling, running in ((105, 10), (0, 80), (0, 20)):  # of a budget of 200 for two parts
+            now += compiling + running
+            execution.compiler.seconds += compiling
+            enough.append(asked())
+        return []
+
+    monkeypatch.setattr(execution, "compiler", Compiler("eager"))
+    monkeypatch.setattr(
+        clocks, "time", SimpleNamespace(monotonic=lambda: now, perf_counter=lambda: now, process_time=int)
+    )
+    monkeypatch.setattr("dllm_bench.timing.run.race", races)
+    monkeypatch.setattr("dllm_bench.timing.run.measure_ceilings", lambda device, dtype: Ceilings(1.0, 1.0, 1, 1))
+    found = speed("random:tiny", caches=("none",), batch_sizes=(1,), budget=200.0)
+    assert enough == [False, False, True]  # the last, since the budget is used up
+    assert "Left out, the budget of 200 s was used up: steps, cache none, batch 1" in found.notes[-1]
 
 
 def test_what_was_not_compiled_is_told(monkeypatch: pytest.MonkeyPatch) -> None:

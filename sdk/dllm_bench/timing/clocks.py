@@ -81,9 +81,12 @@ class Deadline:
         """Whether the budget is used up."""
         return time.monotonic() >= self._end
 
-    def share(self) -> Callable[[], bool]:
-        """For the next part: says whether its share is used up."""
-        now = time.monotonic()
+    def share(self, apart: Callable[[], float]) -> Callable[[], bool]:
+        """For the next part: says whether its share is used up, or the budget.
+
+        `apart` counts seconds that are taken from the budget and not from the share.
+        """
+        now, before = time.monotonic(), apart()
         end = now + (self._end - now) / max(self._parts, 1)
         self._parts -= 1
-        return lambda: time.monotonic() >= end
+        return lambda: self.over or time.monotonic() - (apart() - before) >= end

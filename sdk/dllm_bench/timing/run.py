@@ -144,8 +144,8 @@ def speed(  # noqa: PLR0913  one per option of the command
     `steps` per block, which is also how steps are measured, for each of the batch sizes. Of `schedulers`, SPECs or
     objects, the decisions are measured, with a model that costs nothing. Everything is decoded with
     every backend in turn, round by round, so that a machine that slows down slows all of them. No part begins after
-    `budget` seconds, and each has an equal share of what is left; what was left out is in the notes. `threads`: of the
-    CPU; None: as torch has it.
+    `budget` seconds, and each has an equal share of what is left, to which compiling does not count; what was left out
+    is in the notes. `threads`: of the CPU; None: as torch has it.
 
     Raises ConfigError and RegistryError before anything is measured. An unforeseen error of a part is raised at the
     end, when `report` has had what the others found.
@@ -201,7 +201,7 @@ def _measure(setting: Setting, model: str, budget: float, report: Report) -> Spe
             continue
         report(found, part.name)
         try:
-            found = part.measure(found, deadline.share())
+            found = part.measure(found, deadline.share(lambda: execution.compiler.seconds))
         except torch.OutOfMemoryError:
             torch.cuda.empty_cache()
             found = replace(found, notes=[*found.notes, f"{part.name}: left out, the device's memory is too small."])
