@@ -299,11 +299,17 @@ def test_a_model_that_is_not_the_references_is_measured_without_a_race() -> None
 
 
 @pytest.mark.usefixtures("heard")
-def test_ctrl_c_keeps_what_was_measured() -> None:
-    result = run("speed", "--model", f"{HERE}:load_and_interrupt", "--prompt-length", "4", "--gen-length", "8")
+def test_ctrl_c_keeps_what_was_measured_and_says_what_was_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = Compiler("eager")
+    made.obstacles["a decision"] = "mine.py:7: x.item() reads a tensor's value back to the host"
+    monkeypatch.setattr(execution, "compiler", made)
+    sizes = ("--prompt-length", "4", "--gen-length", "8", "--backend", "compile")
+    result = run("speed", "--model", f"{HERE}:load_and_interrupt", *sizes, "--format", "json")
     assert result.exit_code == 130
-    assert "matrix product" in result.stdout
     assert result.stderr.endswith("Interrupted; what was measured before is above.\n")
+    *_, missing, as_written = json.loads(result.stdout)["notes"]
+    assert missing == "Interrupted, and not measured: steps, cache none, batch 1; steps, cache none, batch 8."
+    assert as_written.startswith("Not compiled, but run as it is: mine.py:7: x.item()")
 
 
 @pytest.mark.parametrize(

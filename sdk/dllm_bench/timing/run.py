@@ -194,8 +194,9 @@ def _measure(setting: Setting, model: str, budget: float, report: Report) -> Spe
     about = machine(device) | {"model": model, "dtype": str(dtype).removeprefix("torch."), "budget_s": budget}
     about["parameters"] = parameters(state(setting.model))
     found = Speed(measure_ceilings(device, dtype), (), (), (), about | settings, notes)
-    late, errors = [], []
-    for part in parts:
+    late: list[str] = []
+    errors: list[BaseException] = []
+    for number, part in enumerate(parts):
         if deadline.over:
             late.append(part.name)
             continue
@@ -207,6 +208,11 @@ def _measure(setting: Setting, model: str, budget: float, report: Report) -> Spe
             found = replace(found, notes=[*found.notes, f"{part.name}: left out, the device's memory is too small."])
         except DllmError:
             raise
+        except KeyboardInterrupt as error:
+            errors.insert(0, error)
+            missing = "; ".join(one.name for one in parts[number:])
+            found = replace(found, notes=[*found.notes, f"Interrupted, and not measured: {missing}."])
+            break
         except Exception as error:  # what a device, its compiler or its profiler can raise: the other parts go on
             errors.append(error)
             found = replace(found, notes=[*found.notes, f"{part.name}: failed, {_first_line(error)}, {line_of(error)}"])
