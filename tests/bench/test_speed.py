@@ -30,7 +30,7 @@ from dllm_reference_model.checkpoint import CheckpointError
 from dllm_reference_model.model import Config, Transformer
 from dllm_reference_model.products import laid_out
 from dllm_reference_model.shapes import SHAPES, random_weights
-from dllm_sdk import ConfigError, Model, execution, generate, load_cache, load_model, load_scheduler
+from dllm_sdk import ConfigError, Model, ModelError, execution, generate, load_cache, load_model, load_scheduler
 from dllm_sdk.compiling import Compiler
 from tests.bench.toys import HERE
 
@@ -230,9 +230,18 @@ def test_the_budget_is_kept_and_what_is_left_out_is_named() -> None:
     assert "Left out, the budget of 0.001 s was used up: race, cache dual; " in found["notes"][-1]
 
 
-def test_a_part_that_fails_costs_the_others_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("error", "ends"),
+    [
+        (RuntimeError("CUDA error: not permitted\nmore of it"), "Error: RuntimeError: CUDA error: not permitted"),
+        (ModelError("the logits are not finite"), "Error: the logits are not finite"),
+    ],
+)
+def test_a_part_that_fails_costs_the_others_nothing(
+    error: Exception, ends: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def fails(*_: object) -> None:
-        raise RuntimeError("CUDA error: operation not permitted\nmore of it")
+        raise error
 
     monkeypatch.setattr("dllm_bench.timing.run.race", fails)
     sizes = ("--prompt-length", "4", "--gen-length", "8", "--rounds", "1", "--batch-size", "1", "--budget", "1e6")
@@ -241,8 +250,9 @@ def test_a_part_that_fails_costs_the_others_nothing(monkeypatch: pytest.MonkeyPa
     found = json.loads(result.stdout)
     assert found["races"] == [] and len(found["steps"]) == 1
     (note,) = [note for note in found["notes"] if note.startswith("race, cache none: failed")]
-    assert "failed, RuntimeError: CUDA error: operation not permitted, " in note and "test_speed.py" in note
-    assert result.stderr.splitlines()[-1].startswith("Error: RuntimeError: CUDA error")
+    said = str(error).splitlines()[0]
+    assert f"failed, {type(error).__name__}: {said}, " in note and "test_speed.py" in note
+    assert result.stderr.splitlines()[-1].startswith(ends)
 
 
 def test_compiling_takes_nothing_from_a_share(monkeypatch: pytest.MonkeyPatch) -> None:

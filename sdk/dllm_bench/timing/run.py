@@ -21,7 +21,7 @@ from dllm_bench.timing.research import CACHES, PUBLIC_FIGURES, ResearchModel, qu
 from dllm_bench.timing.results import Speed
 from dllm_bench.timing.steps import decision_costs, rates, rounds, step_costs
 from dllm_bench.timing.work import Job, random_prompts
-from dllm_sdk import ConfigError, DllmError, Model, Scheduler, execution, load_scheduler
+from dllm_sdk import ConfigError, Model, Scheduler, execution, load_scheduler
 from dllm_sdk.compiling import line_of
 from dllm_sdk.execution import Backend, check_runs
 from dllm_sdk.model import bind
@@ -147,8 +147,8 @@ def speed(  # noqa: PLR0913  one per option of the command
     `budget` seconds, and each has an equal share of what is left, to which compiling does not count; what was left out
     is in the notes. `threads`: of the CPU; None: as torch has it.
 
-    Raises ConfigError and RegistryError before anything is measured. An unforeseen error of a part is raised at the
-    end, when `report` has had what the others found.
+    Raises ConfigError and RegistryError before anything is measured. The error of a part is raised at the end, when
+    `report` has had what the others found.
     """
     if not isinstance(budget, int | float) or not budget > 0:
         raise ConfigError(f"budget must be a number of seconds above 0, got {budget!r}")
@@ -206,14 +206,12 @@ def _measure(setting: Setting, model: str, budget: float, report: Report) -> Spe
         except torch.OutOfMemoryError:
             torch.cuda.empty_cache()
             found = replace(found, notes=[*found.notes, f"{part.name}: left out, the device's memory is too small."])
-        except DllmError:
-            raise
         except KeyboardInterrupt as error:
             errors.insert(0, error)
             missing = "; ".join(one.name for one in parts[number:])
             found = replace(found, notes=[*found.notes, f"Interrupted, and not measured: {missing}."])
             break
-        except Exception as error:  # what a device, its compiler or its profiler can raise: the other parts go on
+        except Exception as error:  # what a device, its compiler, its profiler or a model can raise: the others go on
             errors.append(error)
             found = replace(found, notes=[*found.notes, f"{part.name}: failed, {_first_line(error)}, {line_of(error)}"])
     if late:
