@@ -8,6 +8,7 @@ import json
 import runpy
 import subprocess
 import sys
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -253,6 +254,21 @@ def test_a_part_that_fails_costs_the_others_nothing(
     said = str(error).splitlines()[0]
     assert f"failed, {type(error).__name__}: {said}, " in note and "test_speed.py" in note
     assert result.stderr.splitlines()[-1].startswith(ends)
+
+
+def test_of_what_the_profiler_lists_kernels_and_reads_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As it names them on a GPU."""
+    names = ("Memcpy DtoH (Device -> Pageable)", "Memset (Device)", "Context Sync", "Stream Sync", "Stream Wait Event")
+    seen = [("CUDA", name, False) for name in ("sm90_gemm", "triton_poi_fused_add_0", *names)]
+    seen += [("CPU", "cudaLaunchKernel", False), ("CUDA", "a range", True)]
+    fields = ("device_type", "name", "is_user_annotation")
+    events = [
+        SimpleNamespace(**dict(zip(fields, (SimpleNamespace(name=kind), *rest), strict=True))) for kind, *rest in seen
+    ]
+    listed = nullcontext(SimpleNamespace(events=lambda: events))
+    monkeypatch.setattr(torch.profiler, "profile", lambda activities: listed)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
+    assert count(lambda: None, torch.device("cuda")) == (2, 1)
 
 
 def test_compiling_takes_nothing_from_a_share(monkeypatch: pytest.MonkeyPatch) -> None:
