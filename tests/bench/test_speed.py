@@ -330,7 +330,9 @@ def test_ctrl_c_keeps_what_was_measured_and_says_what_was_not(monkeypatch: pytes
     made.obstacles["a decision"] = "mine.py:7: x.item() reads a tensor's value back to the host"
     monkeypatch.setattr(execution, "compiler", made)
     sizes = ("--prompt-length", "4", "--gen-length", "8", "--backend", "compile")
-    result = run("speed", "--model", f"{HERE}:load_and_interrupt", *sizes, "--format", "json")
+    call = ("speed", "--model", f"{HERE}:load_and_interrupt", *sizes)
+    assert "matrix product" in run(*call).stdout
+    result = run(*call, "--format", "json")
     assert result.exit_code == 130
     assert result.stderr.endswith("Interrupted; what was measured before is above.\n")
     *_, missing, as_written = json.loads(result.stdout)["notes"]
