@@ -50,6 +50,11 @@ def check_runs(backend: Backend, model: Model) -> None:
             f"backend 'graph' captures CUDA graphs, and this model is on {model.device}: "
             "load it on a CUDA device, or take backend 'compile' or 'eager'"
         )
+    if backend == "graph" and getattr(model, "code", "") is None:
+        raise ConfigError(
+            "backend 'graph' records what the device does, and would pass over the hooks of this model (its `code` is "
+            "None): remove them, or take backend 'compile' or 'eager'"
+        )
 
 
 class Runner:
@@ -155,9 +160,9 @@ class Capturing(Compiling):
         """The model whose steps are run, on a CUDA device."""
         super().__init__(model)
         held = (*getattr(model, "parameters", tuple)(), *getattr(model, "buffers", tuple)())
-        weights = tuple(tensor.data_ptr() for tensor in held)
-        if model not in _fixed or _fixed[model].weights != weights:  # graphs hold the addresses of the weights
-            _fixed[model] = _Fixed(weights)
+        known = (self.code, *(tensor.data_ptr() for tensor in held))
+        if model not in _fixed or _fixed[model].known != known:  # graphs hold the addresses of the weights
+            _fixed[model] = _Fixed(known)
         self.fixed = _fixed[model]
         self.borrowed: list[tuple[tuple[int, int], Store]] = []
         self.home: Home | None = None
@@ -271,7 +276,7 @@ class Captured:
 class _Fixed:
     """What stays where it is as long as a model does."""
 
-    weights: tuple[int, ...]
+    known: Hashable  # what a model ran, on weights at which addresses, when this was made
     pool: list[Any] = field(default_factory=list)
     stores: dict[tuple[int, ...], list[Store]] = field(default_factory=lambda: defaultdict(list))
     homes: dict[Hashable, Home] = field(default_factory=dict)

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from threading import Barrier, Thread
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import pytest
@@ -499,6 +500,13 @@ def test_what_is_hooked_on_a_model_is_done_under_every_backend(compiler: Compile
         hook.remove()
     assert told(generate(model.freeze(), [[1, 2]], Plain(), **options, backend="compile")) == plain
     assert not compiler.obstacles
+
+
+def test_graphs_refuse_a_model_with_hooks() -> None:
+    for code, words in [((), ""), (None, "would pass over the hooks of this model")]:
+        model: Any = SimpleNamespace(device=torch.device("cuda"), code=code)
+        with pytest.raises(ConfigError, match=words) if words else nullcontext():
+            execution.check_runs("graph", model)
 
 
 def test_a_replaced_map_has_code_of_its_own_wherever_it_is(compiler: Compiler) -> None:
