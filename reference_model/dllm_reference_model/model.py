@@ -300,7 +300,9 @@ class Transformer(nn.Module):
         None where modules have hooks, which compiled code may pass over: such a model runs as it is written.
         """
         hooked = any(module._forward_hooks or module._forward_pre_hooks for module in self.modules())
-        return None if hooked else (self.config, self.dtype, type(self.to_logits), *map(_code, self.modules()))
+        # A frozen set keeps its hash, which is asked for at every step.
+        parts = frozenset(enumerate(map(_code, self.modules())))
+        return None if hooked else (self.config, self.dtype, type(self.to_logits), parts)
 
     @property
     def device(self) -> torch.device:

@@ -43,9 +43,10 @@ def available(*, long: bool = False) -> list[Plugin]:
     """Every plug-in, by kind and name. `long` imports each one, which takes as long as importing torch."""
     found = []
     for kind in ("scheduler", "model", "task"):
+        claimed = registry.clashes(kind)
         for name, point in registry.available(kind).items():
             owner = (point.dist.name, point.dist.version) if point.dist else ("?", "?")
-            plugin = Plugin(kind, name, point.value, *owner, error=registry.clash(kind, name))
+            plugin = Plugin(kind, name, point.value, *owner, error=claimed.get(name))
             found.append(_imported(plugin, name) if long else plugin)
     for name, target in registry.CACHES.items():  # part of the loop, so no plug-ins
         plugin = Plugin("cache", name, target, "dllm-sdk", dllm_sdk.__version__)

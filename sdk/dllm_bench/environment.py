@@ -7,6 +7,7 @@ import os
 import platform
 import sys
 from collections.abc import Sequence
+from dataclasses import is_dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -89,7 +90,8 @@ def _holder(model: Model) -> Any:
 
 def family(scheduler: Scheduler[Any], *, files: bool = False) -> str:
     """A scheduler's class, with those of its parts: what stays when only settings change. `files`: and their files."""
-    parts = [family(part, files=files) for part in parts_of(scheduler)]
+    held: list[Scheduler[Any]] = parts_of(scheduler) if is_dataclass(scheduler) else []
+    parts = [family(part, files=files) for part in held]
     module = type(scheduler).__module__
     home = f"{getattr(sys.modules.get(module), '__file__', module)}:" if files else ""
     return home + type(scheduler).__qualname__ + (f"({', '.join(parts)})" if parts else "")

@@ -72,8 +72,6 @@ def with_caches(schedulers: list[tuple[str, Scheduler[Any]]], caches: Sequence[s
 def load_any_model(model: str | Model, device: str, dtype: str | None) -> Model:
     """A model by its name, or an object, checked to have what the loop needs."""
     name, loaded = repr(model), model
-    if model is None or isinstance(model, list | tuple | Scheduler):
-        raise ConfigError(f"model must be a name or a model, and comes before the schedulers; got {model!r}")
     if isinstance(model, str):
         try:
             torch.empty(0, device=device)
@@ -91,6 +89,7 @@ def load_any_model(model: str | Model, device: str, dtype: str | None) -> Model:
     missing = [need for need in (*_MODEL_NEEDS, "forward", "head") if not hasattr(loaded, need)]
     if missing or isinstance(loaded, str):
         cure = ": wrap() makes a model of a callable, wrap_hf() of a Hugging Face module" if callable(loaded) else ""
+        cure = ": the model comes before the schedulers" if isinstance(loaded, list | tuple | Scheduler) else cure
         raise ConfigError(f"model {name} is of type {type(loaded).__name__}, without {', '.join(missing)}{cure}")
     return loaded
 

@@ -17,6 +17,7 @@ from dllm_bench.metrics import difference, summarise
 from dllm_bench.reading import read_results
 from dllm_bench.results import Comparison, Difference, Entrant, Format, Outcome, Row, check_format
 from dllm_sdk.errors import ConfigError
+from dllm_sdk.registry import available
 
 Prompt: TypeAlias = tuple[str, int]  # task, number
 
@@ -133,8 +134,9 @@ def _check_comparable(a: Comparison, b: Comparison) -> None:
 
 
 def _in_other_types(a: Comparison, b: Comparison) -> bool:
-    """Whether the dtypes differ: then so do the digests, of the same weights too."""
-    return bool(a.environment.get("dtype") != b.environment.get("dtype"))
+    """Whether the dtypes differ: then so do the digests, of the same weights too. Of a model that goes by a name."""
+    name = str(a.environment.get("model"))  # of one that was given as an object it is its class
+    return a.environment.get("dtype") != b.environment.get("dtype") and (":" in name or name in available("model"))
 
 
 def _short(value: Any) -> str:

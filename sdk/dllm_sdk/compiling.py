@@ -47,6 +47,7 @@ class Compiler:
         self.backend, self.seconds = backend, 0.0
         self.lock = RLock()  # a compiled function may call another one
         self.made: dict[Hashable, Compiled] = {}
+        self.codes: dict[Hashable, Hashable] = {}  # of models, one object for equal ones: steps compare them fast
         self.obstacles: dict[Hashable, str] = {}  # what runs as it is written, and why
 
     def __call__(self, what: str, key: Hashable, function: partial[Any], *tensors: Any) -> Any:

@@ -7,6 +7,7 @@ of tensors, and of a model only that it may have `code`; no scheduler and no loo
 from __future__ import annotations
 
 import time
+import warnings
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
@@ -113,7 +114,11 @@ class Compiling(Runner):
     def __init__(self, model: Model) -> None:
         """The model whose steps are run."""
         super().__init__(model)
-        self.code = getattr(model, "code", None)
+        code = getattr(model, "code", None)
+        self.code = compiler.codes.setdefault(code, code)
+        if code is None and hasattr(model, "code"):
+            what = "the forward pass of a step is not compiled but run as it is"
+            warnings.warn(f"{what}: the model has hooks (its `code` is None)", RuntimeWarning, stacklevel=2)
         self.asked = compiler.seconds
 
     def rows(self, count: int) -> int:

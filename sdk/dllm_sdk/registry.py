@@ -54,17 +54,20 @@ def available(kind: Kind) -> dict[str, EntryPoint]:
     return {point.name: point for point in sorted(entry_points(group=f"dllm_sdk.{kind}s"), key=lambda p: p.name)}
 
 
-def _points(kind: Kind, name: str) -> list[EntryPoint]:
-    return [point for point in entry_points(group=f"dllm_sdk.{kind}s") if point.name == name]
+def clashes(kind: Kind) -> dict[str, str]:
+    """The names that several distributions claim for different things, and what to do: a sentence each."""
+    by_name: dict[str, list[EntryPoint]] = {}
+    for point in entry_points(group=f"dllm_sdk.{kind}s"):
+        by_name.setdefault(point.name, []).append(point)
+    return {name: claimed for name, points in by_name.items() if (claimed := _claimed(kind, points))}
 
 
-def clash(kind: Kind, name: str) -> str | None:
-    """What is wrong with a name that several distributions claim for different things; None: nothing."""
-    points = _points(kind, name)
+def _claimed(kind: Kind, points: list[EntryPoint]) -> str | None:
+    """What is wrong with the entry points of one name, if there are several."""
     if len({point.value for point in points}) < 2:
         return None
     owners = " and ".join(sorted(point.dist.name if point.dist else point.value for point in points))
-    return f"{kind} {name!r} is registered by {owners}: uninstall one, or give MODULE:CLASS"
+    return f"{kind} {points[0].name!r} is registered by {owners}: uninstall one, or give MODULE:CLASS"
 
 
 def load(kind: Kind, name: str) -> Any:
@@ -73,11 +76,11 @@ def load(kind: Kind, name: str) -> Any:
         return _load_path(kind, *name.rsplit(":", 1))
     if name.endswith(".py"):
         return _load_path(kind, name, "")
-    points = _points(kind, name)
+    points = [point for point in entry_points(group=f"dllm_sdk.{kind}s") if point.name == name]
     if not points:
         hint = f"; what is in a file is {_FILES[kind]}" if "/" in name or "." in name else ""
         raise RegistryError(_unknown(f"{kind} {name!r}", name, list(available(kind))) + hint)
-    if claimed := clash(kind, name):
+    if claimed := _claimed(kind, points):
         raise RegistryError(claimed)
     try:
         return points[0].load()
@@ -187,8 +190,8 @@ def load_task(name: str) -> Any:
 
 
 def _load_path(kind: Kind, where: str, attribute: str) -> Any:
-    if ".py:" in where:
-        raise RegistryError(f"{kind} '{where}:{attribute}': after the name come fields, as in {where}:field=value")
+    if ".py:" in where and kind == "scheduler":
+        raise RegistryError(f"scheduler '{where}:{attribute}': after the name come fields, as in {where}:field=value")
     if "/" in where and not where.endswith(".py"):
         raise RegistryError(f"{kind}: {where} is no Python file: give FILE.py:{attribute or 'NAME'}")
     try:

@@ -135,8 +135,9 @@ def values_of(scheduler: Scheduler[Any], *, given: bool = False) -> dict[str, An
 
 
 def parts_of(scheduler: Scheduler[Any]) -> list[Scheduler[Any]]:
-    """The schedulers among its fields."""
-    return [value for value in values_of(scheduler).values() if isinstance(value, Scheduler)]
+    """The schedulers among its fields, and among what else it holds."""
+    held = values_of(scheduler) | vars(scheduler)  # fields may be slots
+    return [value for value in held.values() if isinstance(value, Scheduler)]
 
 
 def field_types(cls: type[Scheduler[Any]]) -> dict[str, Any]:
@@ -164,8 +165,10 @@ def check_value(name: str, value: object, low: float, high: float = float("inf")
     beyond = isinstance(value, int) and value > _LARGEST
     if not (number and low <= value <= high) or beyond:  # type: ignore[operator]
         kind = "a whole number" if whole else "a number"
-        top = f"{high:g}" if high < float("inf") else "2**63 - 1" if beyond else None
+        top = f"{high:g}" if high < float("inf") else "2**63 - 1" if beyond and whole else None
         allowed = f"{kind} from {low:g} to {top}" if top else f"{kind} >= {low:g}"
+        if beyond and not top:
+            allowed += ", with a point if it has more than 63 bits"
         raise ConfigError(f"{name} must be {allowed}, got {value!r}")
 
 

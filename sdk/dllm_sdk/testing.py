@@ -353,7 +353,8 @@ def _fingerprint(value: Any) -> Any:
 
 def _changed(before: Any, scheduler: Scheduler[Any]) -> str:
     """The names of the attributes whose fingerprints are others than before; empty: none."""
-    return ", ".join(name for name, value in _fingerprint(scheduler) if (name, value) not in before)
+    after = _fingerprint(scheduler)
+    return ", ".join({name: None for name, value in (*before, *after) if (before + after).count((name, value)) == 1})
 
 
 def _tensors_only(tree: Any) -> Any:

@@ -260,7 +260,7 @@ def test_arguments_from_python() -> None:
     with pytest.raises(ConfigError, match="of type object, without mask_id"):
         compare(no_model)
     swapped: Any = ["threshold"]
-    with pytest.raises(ConfigError, match=r"model must be a name or a model.*got \['threshold'\]"):
+    with pytest.raises(ConfigError, match=r"model \['threshold'\] is of type list, .*: the model comes before"):
         compare(swapped)
     with pytest.raises(ConfigError, match="tasks must be a list, got 'sort': put it in brackets"):
         compare(counting(), tasks="sort")

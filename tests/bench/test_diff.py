@@ -16,7 +16,7 @@ from dllm_bench import Comparison, compare, diff, read_results
 from dllm_bench.cli import cli
 from dllm_bench.metrics import sum_up
 from dllm_bench.results import Entrant
-from dllm_sdk import ConfigError
+from dllm_sdk import ConfigError, load_model
 from tests.bench.test_compare import outcome
 from tests.bench.toys import CountTask, Pairs, counting, task
 
@@ -101,6 +101,9 @@ def test_another_dtype_of_the_same_model_is_compared_and_listed(tmp_path: Path) 
     assert found.notes == ["Weights of another dtype have another digest: here the model goes by its name."]
     with pytest.raises(ConfigError, match='model differs: "tiny" in A, "another" in B'):
         diff(tmp_path / "float32", other(read_results(tmp_path / "float64"), model="another"))
+    compare(load_model("tiny"), ["threshold"], ["sort"], limit=2, output=tmp_path / "object")
+    with pytest.raises(ConfigError, match="model_sha256 differs"):  # a class says little of a model
+        diff(tmp_path / "object", tmp_path / "float64")
 
 
 def test_formats(folders: Path) -> None:

@@ -331,7 +331,9 @@ def test_ctrl_c_keeps_what_was_measured_and_says_what_was_not(monkeypatch: pytes
     monkeypatch.setattr(execution, "compiler", made)
     sizes = ("--prompt-length", "4", "--gen-length", "8", "--backend", "compile")
     call = ("speed", "--model", f"{HERE}:load_and_interrupt", *sizes)
-    assert "matrix product" in run(*call).stdout
+    shown = run(*call)
+    assert shown.exit_code == 130 and "matrix product" in shown.stdout
+    assert shown.stderr.endswith("Interrupted; what was measured before is above.\n")
     result = run(*call, "--format", "json")
     assert result.exit_code == 130
     assert result.stderr.endswith("Interrupted; what was measured before is above.\n")

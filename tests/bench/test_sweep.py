@@ -187,6 +187,21 @@ def test_a_changed_helper_is_another_configuration(monkeypatch: pytest.MonkeyPat
         assert len(lines("done")) == min(done, 1) + 1
 
 
+def test_a_changed_part_of_a_plain_class_is_another_configuration(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(Path.cwd()))
+    Path("mine.py").write_text(
+        "from dllm_sdk import load_scheduler\nfrom tests.bench.toys import Pairs\nclass Mine(Pairs):\n"
+        "    def __init__(self):\n        object.__setattr__(self, 'block', 32)\n"
+        "        object.__setattr__(self, 'part', load_scheduler('./part.py:Part'))\n"
+    )
+    for size in (1, 2):
+        Path("part.py").write_text(f"from tests.bench.toys import Pairs\nclass Part(Pairs):\n    size = {size}\n")
+        for name in [name for name in sys.modules if name in ("mine", "part")]:
+            monkeypatch.delitem(sys.modules, name)
+        sweep(["mine.py:Mine"], output="out", **SETTINGS)
+    assert len(lines("done")) == 2
+
+
 def test_a_head_that_was_trained_anew_is_another_configuration() -> None:
     code = "from dataclasses import dataclass, field\nimport torch\nfrom tests.bench.toys import Pairs\n"
     load = "field(default_factory=lambda: torch.load('head.pt'), compare=False, repr=False)"

@@ -82,12 +82,19 @@ def test_the_profiler_sees_kernels_and_reads() -> None:
     assert found.host_reads == 1
 
 
-def test_speed_measures_every_backend() -> None:
+@pytest.mark.parametrize(
+    ("backends", "caches", "size"),
+    [
+        (("eager", "graph"), ("dual",), 1),  # six functions to compile; with every cache, and batches of two, 28
+        (("eager",), ("dual", "prefix", "none"), 2),
+    ],
+)
+def test_speed_measures_every_backend(backends: tuple[Backend, ...], caches: tuple[str, ...], size: int) -> None:
     found = speed(
         "random:3M",
-        backends=("eager", "graph"),
-        caches=("dual",),  # six functions to compile; with every cache, and batches of two, 28
-        batch_sizes=(1,),
+        backends=backends,
+        caches=caches,
+        batch_sizes=(size,),
         prompt_length=16,
         gen_length=32,
         rounds=2,
@@ -96,7 +103,7 @@ def test_speed_measures_every_backend() -> None:
         device="cuda",
         dtype="bfloat16",
     )
-    assert {one.backend for one in found.races} == {"eager", "graph"}
+    assert {one.backend for one in found.races} == set(backends)
     for one in found.steps:
         assert one.kernels
         assert one.host_reads is not None and one.host_reads < 3  # the table that the loop reads between two steps

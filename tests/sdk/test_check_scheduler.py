@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import pytest
 import torch
 
-from dllm_sdk import ConfigError, Decision, Scheduler, generate, testing
+from dllm_sdk import ConfigError, Decision, Scheduler, TokenIds, generate, testing
 from dllm_sdk.rules import at_least_one, first, top_k, uniform
 from dllm_sdk.testing import PROPERTIES, CheckFailed, ToyModel, check_scheduler
 from dllm_strategies import AdaBlock
@@ -64,6 +64,15 @@ class CountsInASlot(Honest):
     def select(self, view, state):
         object.__setattr__(self, "calls", self.calls + 1)
         return Honest.select(self, view, state)
+
+
+class Forgets(Honest):
+    def __init__(self) -> None:
+        object.__setattr__(self, "once", True)
+
+    def select(self, view, state):
+        vars(self).pop("once", None)
+        return super().select(view, state)
 
 
 class Normalizes(torch.nn.Module):
@@ -423,6 +432,20 @@ def test_ids_and_texts_of_a_real_tokenizer_can_be_checked(delimiters: Any) -> No
     assert report.obstacle is None and report.oversights == [] and report.scheduler == repr(AdaBlock(delimiters))
 
 
+@dataclass(frozen=True)
+class Weighs(Honest):
+    delimiters: TokenIds = (3, 1)
+    weights: tuple[float, ...] = (1.0, 2.0)
+
+    def __post_init__(self) -> None:
+        if len(self.delimiters) != len(self.weights):
+            raise ConfigError("one weight per delimiter")
+
+
+def test_ids_that_are_checked_stay_as_many() -> None:
+    assert check_scheduler(Weighs(delimiters=(3, 7)), examples=5).obstacle is None
+
+
 class CommitsAList(Honest):
     def select(self, view, state):
         return Decision([True]), state
@@ -445,6 +468,7 @@ class StateGrows(Honest):
         (StateIsADict(), "state must be a tuple of tensors, got dict"),
         (StateGrows(), "select's state must be a tuple of 0, as init made it, got one of 1"),
         (CountsInASlot(), "select changed 'calls' of the scheduler"),
+        (Forgets(), "'once' is kept from one run to the next"),
         (StateOnTheCpu(), "another device: make tensors where its own are"),
     ],
     ids=lambda one: type(one).__name__,

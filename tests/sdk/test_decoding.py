@@ -432,7 +432,12 @@ def test_a_module_in_training_mode_is_not_wrapped() -> None:
     module = nn.Sequential(nn.Embedding(8, 16), nn.Dropout(0.5), nn.Linear(16, 8))
     with pytest.raises(ConfigError, match=r"Sequential is in training mode, .* call its eval\(\) first"):
         wrap(module, mask_id=7, vocab_size=8)
-    model, prompts = wrap(module.eval(), mask_id=7, vocab_size=8), [[1, 2], [3]]
+    with pytest.raises(ConfigError, match=r"or give a function that calls it"):
+        module.eval()[1].train()
+        wrap(module, mask_id=7, vocab_size=8)
+    around = nn.Sequential(module.eval())  # in training mode itself, and nothing in it
+    assert around.training and wrap(around, mask_id=7, vocab_size=8)
+    model, prompts = wrap(module, mask_id=7, vocab_size=8), [[1, 2], [3]]
     first, second = (generate(model, prompts, FixedBlock(4, 4), gen_length=8) for _ in range(2))
     assert all(map(torch.equal, first.tokens, second.tokens))
 

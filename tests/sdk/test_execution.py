@@ -496,7 +496,9 @@ def test_what_is_hooked_on_a_model_is_done_under_every_backend(compiler: Compile
             lambda module, given, found, by=factor: by * found.roll(1, -1)
         )
         wanted = told(generate(model.freeze(), [[1, 2]], Plain(), **options))
-        assert wanted != plain and told(generate(model, [[1, 2]], Plain(), **options, backend="compile")) == wanted
+        with pytest.warns(RuntimeWarning, match="not compiled but run as it is: the model has hooks"):
+            found = told(generate(model, [[1, 2]], Plain(), **options, backend="compile"))
+        assert found == wanted != plain
         hook.remove()
     assert told(generate(model.freeze(), [[1, 2]], Plain(), **options, backend="compile")) == plain
     assert not compiler.obstacles

@@ -10,7 +10,7 @@ from typing import Any
 from dllm_bench.toml import as_toml
 from dllm_sdk import ConfigError, Scheduler
 from dllm_sdk.registry import field_values
-from dllm_sdk.scheduler import TokenIds, field_types
+from dllm_sdk.scheduler import TokenIds, field_types, values_of
 
 _SURE = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95)  # for a threshold of a confidence
 _TIMES = (0.25, 0.5, 1.0, 2.0)  # for a small number, such as a bound on a divergence
@@ -22,7 +22,7 @@ def default_axes(scheduler: Scheduler[Any]) -> dict[str, list[Any]]:
 
     Threshold-like is a number between 0 and 1 with `threshold` in its name; without one, any number between 0 and 1.
     """
-    values = {item.name: getattr(scheduler, item.name) for item in _fields(scheduler)}
+    values = values_of(scheduler, given=True)
     shares = {name: value for name, value in values.items() if isinstance(value, float) and 0 < value < 1}
     named = {name: value for name, value in shares.items() if "threshold" in name} or shares
     if not named:
@@ -44,7 +44,7 @@ def settings(scheduler: Scheduler[Any], axes: Mapping[str, Sequence[Any]]) -> di
 
     Raises ConfigError for a field that it does not have, and for a value that no combination accepts.
     """
-    known = [item.name for item in _fields(scheduler)]
+    known = list(values_of(scheduler, given=True))
     for name, values in axes.items():
         if name not in known:
             raise ConfigError(f"{type(scheduler).__name__} has no field {name!r} to try; it has {', '.join(known)}")
@@ -70,17 +70,13 @@ def settings(scheduler: Scheduler[Any], axes: Mapping[str, Sequence[Any]]) -> di
 def token_field(scheduler: Scheduler[Any]) -> str:
     """The field that holds token ids; ConfigError if there is none."""
     hints = field_types(type(scheduler))
-    for item in _fields(scheduler):
-        if hints.get(item.name) == TokenIds:
-            return item.name
+    for name in values_of(scheduler, given=True):
+        if hints.get(name) == TokenIds:
+            return name
     raise ConfigError(
         f"{type(scheduler).__name__} has no field of token ids, so it has no use for delimiters: take adablock, "
         "or leave them out"
     )
-
-
-def _fields(scheduler: Scheduler[Any]) -> list[dataclasses.Field[Any]]:
-    return [item for item in dataclasses.fields(scheduler) if item.init] if dataclasses.is_dataclass(scheduler) else []
 
 
 def _label(changes: Mapping[str, Any]) -> str:

@@ -60,10 +60,7 @@ def calibrate(
     for name, value, low in (("limit", limit, 1), ("batch_size", batch_size, 1), ("seed", seed, 0)):
         check_whole(name, value, low)
     check_whole("gen_length", gen_length, 1, optional=True)
-    if not isinstance(target, Target):
-        raise ConfigError(f"target must be a Target, such as Target(max_accuracy_loss=1), got {target!r}")
-    if not (grid is None or isinstance(grid, Mapping)):
-        raise ConfigError(f"grid must map fields to lists of values, got {grid!r}")
+    _check_kinds(target, grid)
     given, compared = _single(scheduler), load_schedulers([reference])[0][1]
     axes = {name: list(values) for name, values in (default_axes(given) if grid is None else grid).items()}
     rows = {REFERENCE: compared, **settings(given, axes)}
@@ -96,6 +93,13 @@ def calibrate(
         environment={**fingerprint(loaded, about["model"]), "seed": seed, "limit": limit, "batch_size": batch_size},
         notes=[note for asked in questions for note in asked.notes],
     )
+
+
+def _check_kinds(target: object, grid: object) -> None:
+    if not isinstance(target, Target):
+        raise ConfigError(f"target must be a Target, such as Target(max_accuracy_loss=1), got {target!r}")
+    if not (grid is None or isinstance(grid, Mapping)):
+        raise ConfigError(f"grid must map fields to lists of values, got {grid!r}")
 
 
 def _single(scheduler: str | Scheduler[Any]) -> Scheduler[Any]:
