@@ -49,6 +49,7 @@ ratio of CPU times; those by the clock are in the JSON files beside this page.
 {races}
 
 ms: of CPU time, medians; times as fast: the research-style loop's / ours, median over n prompts, with quartiles.
+Compiled in: with what torch keeps of an earlier run on the disk; without it 26 to 37 s.
 {verdict}
 
 Of a block step's {step:.1f} ms the model's forward pass takes {forward:.1f}, the decision {decision:.1f}. The forward
