@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from dllm_reference_model.products import Apart, Maps, laid_out
+from dllm_reference_model.products import Apart, Maps, hooked, laid_out
 from dllm_reference_model.store import Slots, Store
 
 
@@ -299,10 +299,10 @@ class Transformer(nn.Module):
 
         None where modules have hooks, which compiled code may pass over: such a model runs as it is written.
         """
-        hooked = any(module._forward_hooks or module._forward_pre_hooks for module in self.modules())
+        if any(map(hooked, self.modules())):
+            return None
         # A frozen set keeps its hash, which is asked for at every step.
-        parts = frozenset(enumerate(map(_code, self.modules())))
-        return None if hooked else (self.config, self.dtype, type(self.to_logits), parts)
+        return self.config, self.dtype, type(self.to_logits), frozenset(enumerate(map(_code, self.modules())))
 
     @property
     def device(self) -> torch.device:

@@ -32,7 +32,12 @@ def _plain(one: nn.Module) -> bool:
     """Whether it is its weights alone: no other kind of module or of tensor, and nothing that is done around it."""
     if type(one) is not nn.Linear or type(one.weight) not in (Tensor, nn.Parameter):
         return False
-    return not (one._forward_hooks or one._forward_pre_hooks or "forward" in vars(one))
+    return not (hooked(one) or "forward" in vars(one))
+
+
+def hooked(one: nn.Module) -> bool:
+    """Whether something is done before or after its forward pass."""
+    return bool(one._forward_hooks or one._forward_pre_hooks)
 
 
 class Apart:

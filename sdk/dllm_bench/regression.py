@@ -97,7 +97,7 @@ def diff(
     matched = {id(row) for _, row in pairs}
     new = [row.scheduler for row in after.rows if id(row) not in matched]
     notes = [f"A: {note}" for note in before.notes] + [f"B: {note}" for note in after.notes]
-    if _in_other_types(before, after):
+    if _known_by_name(before, after):
         notes.append("Weights of another dtype have another digest: here the model goes by its name.")
     if any(row.n != len(shared) for row in (*before.rows, *after.rows)):
         sizes = f"A has {before.rows[0].n}, B {after.rows[0].n}"
@@ -123,7 +123,7 @@ def _check_comparable(a: Comparison, b: Comparison) -> None:
     if set(a.tasks) != set(b.tasks):
         tasks = f"{', '.join(sorted(a.tasks))} in A, {', '.join(sorted(b.tasks))} in B"
         raise ConfigError(f"A and B cannot be compared, they ran other tasks: {tasks}")
-    if _in_other_types(a, b):
+    if _known_by_name(a, b):
         identity: tuple[str, ...] = ("model",)
     else:
         identity = ("model_sha256",) if a.environment.get("model_sha256") else ("model_sha256", "model")
@@ -133,9 +133,9 @@ def _check_comparable(a: Comparison, b: Comparison) -> None:
             raise ConfigError(f"A and B cannot be compared, {name} differs: {_short(one)} in A, {_short(two)} in B")
 
 
-def _in_other_types(a: Comparison, b: Comparison) -> bool:
-    """Whether the dtypes differ: then so do the digests, of the same weights too. Of a model that goes by a name."""
-    name = str(a.environment.get("model"))  # of one that was given as an object it is its class
+def _known_by_name(a: Comparison, b: Comparison) -> bool:
+    """Whether a name must do: in another dtype the same weights have another digest. A class's name would not."""
+    name = str(a.environment.get("model"))
     return a.environment.get("dtype") != b.environment.get("dtype") and (":" in name or name in available("model"))
 
 

@@ -30,7 +30,7 @@ class Cache:
 
     def check(self, model: Model, replan: Literal["block", "step"]) -> None:
         """Raise ConfigError if this policy cannot serve the model or the scheduler."""
-        if not isinstance(self, NoCache) and not hasattr(model, "new_store"):
+        if not hasattr(model, "new_store"):
             raise ConfigError(
                 f"{type(self).__name__} needs a model that has `new_store`: take cache none, that is NoCache()"
             )
@@ -47,6 +47,9 @@ class Cache:
 @dataclass(frozen=True)
 class NoCache(Cache):
     """Everything, every time: the oracle that the others are compared with."""
+
+    def check(self, model: Model, replan: Literal["block", "step"]) -> None:
+        """It serves all: nothing is stored."""
 
 
 @dataclass(frozen=True)

@@ -66,6 +66,11 @@ def build_canvas(
         return _stack(rows, model.device)
 
 
+def up_to_eos(written: Sequence[int], eos_ids: Sequence[int]) -> int:
+    """How many of a row's generated tokens count: those up to and including the first EOS."""
+    return next((place for place, token in enumerate(written, 1) if token in eos_ids), len(written))
+
+
 def _rows(model: Model, prompt: Prompts, *, gen_length: Any, open: Any, samples: int, seed: int) -> list[_Row]:
     prompts = [_ids(model, p, f"prompt {i}") for i, p in enumerate(_as_list(prompt))]
     lengths = [_whole("gen_length", one) for one in _each(gen_length, len(prompts))]

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from dllm_sdk import __version__
 from dllm_sdk.caching import Cache, NoCache
-from dllm_sdk.canvas import Canvas, OpenMask, Prompts, build_canvas
+from dllm_sdk.canvas import Canvas, OpenMask, Prompts, build_canvas, up_to_eos
 from dllm_sdk.decoding import Made, Options, Step, run
 from dllm_sdk.execution import Backend
 from dllm_sdk.model import Model
@@ -130,9 +130,9 @@ def _about(model: Model, scheduler: Scheduler[Any], options: Options) -> dict[st
 def _read(model: Model, tokens: Tensor, generated: Tensor) -> tuple[str | None, int]:
     """The text of a row from its first generated position up to EOS, and how many tokens were generated for it."""
     positions = generated.nonzero()[:, 0].tolist()
-    stops = [position for position in positions if int(tokens[position]) in model.eos_ids]
-    end = stops[0] if stops else len(tokens)
-    count = sum(position <= end for position in positions)
+    written = tokens[generated].tolist()
+    count = up_to_eos(written, model.eos_ids)
     if model.tokenizer is None:
         return None, count
+    end = positions[count - 1] if written[count - 1] in model.eos_ids else len(tokens)
     return model.tokenizer.decode(tokens[positions[0] : end].tolist()), count

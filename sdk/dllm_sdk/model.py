@@ -169,7 +169,7 @@ def check_ids(mask_id: int, eos_ids: Sequence[int], vocab_size: int, shift: int)
 def check_eval(function: object) -> None:
     """Raise ConfigError for a module in training mode: with dropout a row's tokens would depend on the call."""
     inner = function.modules() if isinstance(function, nn.Module) else ()
-    if any(one.training for one in inner if not any(one.children())):
+    if any(one.training for one in inner if next(one.children(), None) is None):
         raise ConfigError(
             f"{type(function).__name__} is in training mode, where dropout would change tokens from call to call: "
             "call its eval() first, or give a function that calls it"

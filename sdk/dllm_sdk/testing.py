@@ -108,13 +108,14 @@ def check_scheduler(scheduler: Scheduler[Any], *, examples: int = 50, seed: int 
     @settings
     @hypothesis.given(cases())
     def check(case: Case) -> None:
-        check_case(with_toy_ids(scheduler), case)
+        check_case(subject, case)
 
-    before = _fingerprint(scheduler)
+    subject = with_toy_ids(scheduler)
+    before = _fingerprint(subject)
     try:
         check()
     except hypothesis.errors.Flaky:
-        changed = _changed(before, scheduler) or "something"
+        changed = _changed(before, subject) or "something"
         what = f"an example that failed passes when it is run again: {changed} is kept from one run to the next"
         raise CheckFailed("keeps nothing", what, "any") from None
     return Report(repr(scheduler), examples, list(PROPERTIES), scheduler)
@@ -353,8 +354,8 @@ def _fingerprint(value: Any) -> Any:
 
 def _changed(before: Any, scheduler: Scheduler[Any]) -> str:
     """The names of the attributes whose fingerprints are others than before; empty: none."""
-    after = _fingerprint(scheduler)
-    return ", ".join({name: None for name, value in (*before, *after) if (before + after).count((name, value)) == 1})
+    old, new = dict(before), dict(_fingerprint(scheduler))
+    return ", ".join(name for name in old | new if old.get(name) != new.get(name))
 
 
 def _tensors_only(tree: Any) -> Any:

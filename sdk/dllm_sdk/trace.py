@@ -20,12 +20,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from dllm_sdk.canvas import Canvas, up_to_eos
 from dllm_sdk.errors import ConfigError
 from dllm_sdk.rules import margin
 from dllm_sdk.writing import write_whole
 
 if TYPE_CHECKING:
-    from dllm_sdk.canvas import Canvas
     from dllm_sdk.decoding import Step
     from dllm_sdk.model import Tokenizer
 
@@ -150,9 +150,7 @@ class Trace:
     @property
     def generated(self) -> int:
         """The number of tokens generated, up to and including the first EOS."""
-        written = self.canvas()[self.open].tolist()
-        ends = (place for place, token in enumerate(written, 1) if token in self.about.get("eos_ids", ()))
-        return next(ends, len(written))
+        return up_to_eos(self.canvas()[self.open].tolist(), self.about.get("eos_ids", ()))
 
     def order(self) -> Tensor:
         """The step, from 1, whose commit stands at each position, int64 [N]; 0 where nothing was committed."""
