@@ -5,6 +5,7 @@ and a layout that is read in order, are what there is to gain.
 """
 
 from collections.abc import Sequence
+from functools import cache, partial
 from typing import Any, Protocol
 
 import torch
@@ -77,7 +78,7 @@ class Product:
         elif x.requires_grad:  # by what lies before: oneDNN's product gives no gradient
             found = F.linear(x, self.weight.to_dense(), self.bias)
         else:
-            found = packed_linear(x, self.weight, self.bias)
+            found = _multiply(x, self.weight, self.bias)
         return found.split_with_sizes(self.widths, dim=-1)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -109,27 +110,39 @@ def _packable(weight: Tensor) -> bool:
 
 
 def _pack(weight: Tensor) -> Tensor:
-    """[E, D] in the order in which oneDNN reads it: a tensor without strides, for `packed_linear` alone."""
+    """[E, D] in the order in which oneDNN reads it: a tensor without strides, for `_multiply` alone."""
     packed: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight)
     return packed
 
 
-# torch has the product with packed weights for what inductor compiles with constant weights only. As an operation of
-# our own, which it takes as it is, compiled code calls it with weights that are its inputs: one code for every layer.
-torch.library.define("dllm::packed_linear", "(Tensor x, Tensor weight, Tensor? bias) -> Tensor")
+_onednn = partial(torch.ops.mkldnn._linear_pointwise.default, attr="none", scalars=[], algorithm="")
 
 
-@torch.library.impl("dllm::packed_linear", "MkldnnCPU")
-def _packed_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    given = x.to(weight.dtype)  # under autocast it may be another
-    out: Tensor = torch.ops.mkldnn._linear_pointwise.default(given, weight, bias, "none", [], "")
+def _multiply(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """`F.linear` of x [N, D] with a packed weight."""
+    product = _packed_product if torch.compiler.is_compiling() else _onednn
+    out: Tensor = product(x.to(weight.dtype), weight, bias)  # under autocast it may be another
     return out
 
 
-@torch.library.register_fake("dllm::packed_linear")  # type: ignore[untyped-decorator]
-def _shape_of_packed_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    return x.new_empty(x.shape[0], weight.shape[0], dtype=weight.dtype)
+# torch compiles its product with packed weights only where they are constants. As an operation of our own, which it
+# takes as it is, compiled code has them as inputs: one code for every layer.
+torch.library.define("dllm::packed_product", "(Tensor x, Tensor weight, Tensor? bias) -> Tensor")
+torch.library.impl("dllm::packed_product", "MkldnnCPU", _onednn)
+_packed_product = torch.ops.dllm.packed_product.default
 
 
-packed_linear = torch.ops.dllm.packed_linear.default
-"""`F.linear` of x [N, D] with a packed weight."""
+@torch.library.register_fake("dllm::packed_product")  # type: ignore[untyped-decorator]
+def _shape_of_packed_product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    _teach_inductor()
+    return x.new_empty(x.shape[0], weight.shape[0])
+
+
+@cache
+def _teach_inductor() -> None:
+    """What it compiles is to call torch's operation at once: the way through ours costs up to 2 % of a block step."""
+    from torch._inductor.lowering import fallback_handler, register_lowering  # slow to import
+
+    handler: Any = fallback_handler
+    call = partial(handler(_onednn.func, add_to_fallback_set=False), **_onednn.keywords)
+    register_lowering(_packed_product, type_promotion_kind=None)(call)

@@ -553,9 +553,12 @@ def test_a_row_that_stopped_while_it_held_its_block_is_done(capturing: Compiler,
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("default")  # of inductor's own
-@pytest.mark.parametrize("laid_out", ["trained", "frozen", "packed"])
-def test_inductor_writes_the_same(laid_out: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(execution, "compiler", Compiler())
+@pytest.mark.parametrize(
+    ("laid_out", "backend"),
+    [("trained", "inductor"), ("frozen", "inductor"), ("packed", "inductor"), ("packed", "eager")],
+)
+def test_compiled_steps_write_the_same(laid_out: str, backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(execution, "compiler", Compiler(backend))
     if laid_out == "packed":
         monkeypatch.setattr(products, "PACKED_ABOVE", 0)
     model, scheduler = transformer(), load_scheduler("threshold:block=6,threshold=0.6")
@@ -563,3 +566,9 @@ def test_inductor_writes_the_same(laid_out: str, monkeypatch: pytest.MonkeyPatch
     wanted = answers(model, scheduler, DualCache())
     assert told(answers(model, scheduler, DualCache(), backend="compile")) == told(wanted)
     assert not execution.compiler.obstacles
+    with torch.profiler.profile() as seen:
+        answers(model, scheduler, DualCache(), backend="compile")
+    called = {event.key for event in seen.key_averages()}
+    # What inductor compiles calls oneDNN itself, without the operation that stands for it in the traced code.
+    assert ("mkldnn::_linear_pointwise" in called) == (laid_out == "packed")
+    assert ("dllm::packed_product" in called) == (backend == "eager")

@@ -118,7 +118,7 @@ class _Products(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self._stored[result] = self._size(operands[0])
         if func._schema.name in _PRODUCTS:
             self._add(2 * result.numel() * operands[-1].shape[-2], [*operands, result])
-        elif func._schema.name == "dllm::packed_linear":
+        elif func._schema.name == "mkldnn::_linear_pointwise":
             self._add(2 * result.numel() * operands[0].shape[-1], [*operands, result])
         elif "scaled_dot_product" in func._schema.name:
             query, keys = operands[:2]
