@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, SupportsIndex, TypeAlias, cast
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
+from torch.nn.utils.rnn import pad_sequence
 
 from dllm_sdk.errors import ConfigError
 from dllm_sdk.model import Model
@@ -172,12 +173,8 @@ def _row(model: Model, ids: Tensor, open: Tensor, *, gen_length: int, seed: int,
 
 
 def _stack(rows: list[_Row], device: torch.device) -> Canvas:
-    width = max(len(row.tokens) for row in rows)
-    tokens = torch.zeros(len(rows), width, dtype=torch.int64)
-    open = torch.zeros(len(rows), width, dtype=torch.bool)
-    for i, row in enumerate(rows):
-        tokens[i, : len(row.tokens)] = row.tokens
-        open[i, : len(row.tokens)] = row.open
+    tokens = pad_sequence([row.tokens for row in rows], batch_first=True)
+    open = pad_sequence([row.open for row in rows], batch_first=True)
     length = torch.tensor([len(row.tokens) for row in rows])
     seed = torch.tensor([row.seed for row in rows])
     real = torch.ones(len(rows), dtype=torch.bool)
