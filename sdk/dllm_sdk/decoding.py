@@ -24,7 +24,7 @@ from dllm_sdk.deciding import Decided, Decider
 from dllm_sdk.errors import ConfigError, ModelError, SchedulerError
 from dllm_sdk.execution import Backend, Runner, check_backend, runner
 from dllm_sdk.model import Model, Store, bind, held_by, stamp
-from dllm_sdk.rows import MAX_IDLE, Rows, Table, columns, first_rows, read, take, trouble
+from dllm_sdk.rows import MAX_IDLE, Rows, Table, columns, first_rows, take, trouble
 from dllm_sdk.sampling import Sampler
 from dllm_sdk.scheduler import Scheduler, View, check_value
 
@@ -239,7 +239,7 @@ class _Loop:
 
     def read(self, found: Tensor) -> list[Table]:
         """The host read between two steps; raises what went wrong."""
-        table = read(found)
+        table = [Table(*row) for row in found.tolist()]
         scheduler = self.decider.scheduler
         for row in table:
             if row.trouble:

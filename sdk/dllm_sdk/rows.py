@@ -117,11 +117,6 @@ def columns(rows: Rows) -> Tensor:
     return torch.stack([column.long() for column in (*found, *sums, rows.nfe)], dim=1)
 
 
-def read(found: Tensor) -> list[Table]:
-    """The host read between two steps."""
-    return [Table(*row) for row in found.tolist()]
-
-
 def trouble(scheduler: str, row: Table, max_idle: int | None) -> DllmError:
     """The error of a row in trouble. max_idle: the steps a scheduler that revises had; None for others."""
     where = f"row {row.row} at step {row.nfe}"
