@@ -303,12 +303,12 @@ class _Spy(Wrapper):
         if stop is not None and stop.any() and not self.case.model.eos:
             raise _EndsRows
         self.expect("stays inside", not (commit & ~view.open).any(), "select commits positions that are not open")
-        for name, value, where in (("remasks", remask, view.committed), ("edits", edit, view.committed)):
+        for name, value in (("remasks", remask), ("edits", edit)):
             if value is None:
                 continue
             self.expect("stays inside", self.revises or not value.any(), f"select {name} but `revises` is False")
             what = f"select {name} positions that were not committed in the current block"
-            self.expect("stays inside", not (value & ~where).any(), what)
+            self.expect("stays inside", not (value & ~view.committed).any(), what)
         if hold is not None:
             self.expect("stays inside", self.revises or not hold.any(), "select holds a block but `revises` is False")
         if remask is not None and edit is not None:
