@@ -17,7 +17,7 @@ from torch import Tensor
 from dllm_sdk.caching import Cache, NoCache, Positions, before, placed
 from dllm_sdk.contract import Applied, allowed, check_pair, check_tensor, merge_state
 from dllm_sdk.rows import EMPTY_BLOCK, NO_EOS, NO_PROGRESS, NOT_FINITE, Rows, columns
-from dllm_sdk.rules import first, hash_with, one_of
+from dllm_sdk.rules import first, hash_with, leftmost, one_of
 from dllm_sdk.sampling import Sampler
 from dllm_sdk.scheduler import Scheduler, View
 
@@ -183,10 +183,10 @@ class Decider:
         held = held | hold if self.scheduler.revises else held
         closed, kept = ~held, held[:, None]
         # What a revising scheduler committed is final when its block closes.
-        settled = _first_true(masked | (rows.block & kept) if self.scheduler.revises else masked).minimum(rows.length)
+        settled = leftmost(masked | (rows.block & kept) if self.scheduler.revises else masked).minimum(rows.length)
         ended = torch.zeros_like(stop)
         if self.stop_at_eos and self.eos_ids:
-            ended = _first_true(one_of(tokens, self.eos_ids) & rows.generated & ~masked) < settled
+            ended = leftmost(one_of(tokens, self.eos_ids) & rows.generated & ~masked) < settled
         left = masked.sum(1)
         done = rows.done | stop | ended | (closed & (left == 0))
         if self.eos_ids:
@@ -224,9 +224,3 @@ def _copied(view: View) -> View:
     """For a scheduler, so that what it writes is lost. The logits, much the largest part, are what they are."""
     parts = zip(View._fields, view, strict=True)
     return View(*[part if name == "logits" else part.clone() for name, part in parts])
-
-
-def _first_true(mask: Tensor) -> Tensor:
-    """The first true position of each row, int64 [B]; L where there is none."""
-    positions = torch.arange(mask.shape[1], device=mask.device)
-    return torch.where(mask, positions, mask.shape[1]).amin(1)

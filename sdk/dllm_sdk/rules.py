@@ -55,10 +55,16 @@ def above_or_best(mask: Tensor, score: Tensor, threshold: float | Tensor) -> Ten
     return at_least_one(mask, score, above(mask, score, threshold))
 
 
+def leftmost(mask: Tensor) -> Tensor:
+    """The lowest position of each row's mask, int64 [B]; L where there is none."""
+    positions = torch.arange(mask.shape[1], device=mask.device)
+    return torch.where(mask, positions, len(positions)).amin(1)
+
+
 def aligned(mask: Tensor, size: int) -> Tensor:
     """The positions of the mask in the block that holds its first one; blocks lie on multiples of `size` positions."""
     number = torch.arange(mask.shape[1], device=mask.device) // size
-    return mask & (number == torch.where(mask, number, len(number)).amin(1, keepdim=True))
+    return mask & (number == leftmost(mask)[:, None] // size)
 
 
 def share(view: View, steps: int) -> Tensor:

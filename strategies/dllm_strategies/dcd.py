@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from dllm_sdk import Decision, Scheduler, View, check_number
-from dllm_sdk.rules import above_or_best, first
+from dllm_sdk.rules import above_or_best, first, leftmost
 
 
 @dataclass(frozen=True)
@@ -38,8 +38,7 @@ class DCD(Scheduler):
     def plan(self, view: View, state: tuple[()]) -> tuple[Tensor, tuple[()]]:
         """The masks near the first one."""
         positions = torch.arange(view.open.shape[1], device=view.open.device)
-        start = torch.where(view.open, positions, len(positions)).amin(1, keepdim=True)
-        return first(view.open, self.window) & (positions < start + self.reach), state
+        return first(view.open, self.window) & (positions < leftmost(view.open)[:, None] + self.reach), state
 
     def select(self, view: View, state: tuple[()]) -> tuple[Decision, tuple[()]]:
         """Everything the model is sure of, and always the best position."""

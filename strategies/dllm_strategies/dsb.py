@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from dllm_sdk import ConfigError, Decision, Scheduler, View, check_number
-from dllm_sdk.rules import above_or_best, first
+from dllm_sdk.rules import above_or_best, first, leftmost
 
 
 @dataclass(frozen=True)
@@ -43,8 +43,7 @@ class DSB(Scheduler):
         if self.slide == "greedy":
             return first(view.open, self.block), state
         positions = torch.arange(view.open.shape[1], device=view.open.device)
-        start = torch.where(view.open, positions, len(positions)).amin(1, keepdim=True)
-        return view.open & (positions < start + self.block), state
+        return view.open & (positions < leftmost(view.open)[:, None] + self.block), state
 
     def select(self, view: View, state: tuple[()]) -> tuple[Decision, tuple[()]]:
         """Everything the model is sure of, and always the best position."""

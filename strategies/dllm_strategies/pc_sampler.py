@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from dllm_sdk import ConfigError, Decision, Scheduler, View, check_number
-from dllm_sdk.rules import first, share, top_k
+from dllm_sdk.rules import first, leftmost, share, top_k
 
 
 @dataclass(frozen=True)
@@ -54,8 +54,7 @@ class PCSampler(Scheduler):
         if len(table) not in (0, size):
             raise ConfigError(f"PCSampler: background has {len(table)} tokens, the model {size}: give one per token")
         rarity = -table[view.draft] if len(table) else math.log(size)
-        index = torch.arange(view.open.shape[1], device=view.open.device)
-        index = index - index.masked_fill(~view.open, len(index)).amin(1, keepdim=True)
+        index = torch.arange(view.open.shape[1], device=view.open.device) - leftmost(view.open)[:, None]
         score = (-self.slope * index).exp() * (view.confidence * rarity).clamp(max=self.cap)
         return Decision(commit=top_k(view.open, score, share(view, self.steps))), state
 
