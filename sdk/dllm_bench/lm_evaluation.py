@@ -16,7 +16,7 @@ from typing import Any
 from dllm_bench.calibration.scheduler_file import warn_elsewhere
 from dllm_bench.inputs import check_whole
 from dllm_bench.render import Style, csv_lines, grid, json_lines, pipe_table, wrap
-from dllm_bench.results import Format, check_format
+from dllm_bench.results import Format, Result, check_format
 from dllm_sdk import Cache, ConfigError, DllmError, Model, Scheduler
 
 _MEANING = (
@@ -41,8 +41,8 @@ class Metric:
 
 
 @dataclass(frozen=True)
-class Evaluation:
-    """What the harness found. `str()` is the table of the command line."""
+class Evaluation(Result):
+    """What the harness found."""
 
     model: str
     scheduler: str
@@ -59,12 +59,6 @@ class Evaluation:
     def to_json(self) -> str:
         """All that the harness reports, with NFE and TPF among the results of every task."""
         return json.dumps(self.results, indent=2, ensure_ascii=False, default=_plain)
-
-    def __str__(self) -> str:
-        return self.to("table")
-
-    def _repr_markdown_(self) -> str:
-        return self.to("md")
 
     @property
     def _title(self) -> str:

@@ -15,7 +15,7 @@ from typing import Any, TypeAlias
 
 from dllm_bench.metrics import difference, summarise
 from dllm_bench.reading import read_results
-from dllm_bench.results import Comparison, Difference, Entrant, Format, Outcome, Row, check_format
+from dllm_bench.results import Comparison, Difference, Entrant, Outcome, Result, Row
 from dllm_sdk.errors import ConfigError
 from dllm_sdk.registry import available
 
@@ -38,9 +38,10 @@ class Change:
 
 
 @dataclass(frozen=True)
-class Diff:
-    """What changed from A to B. `str()` is the table of the command line."""
+class Diff(Result):
+    """What changed from A to B."""
 
+    forms = "dllm_bench.render_diff"
     changes: Sequence[Change]
     settings: Mapping[str, tuple[Any, Any]] = field(repr=False)  # what else differs: name -> (A's, B's)
     notes: Sequence[str] = field(repr=False)
@@ -54,19 +55,6 @@ class Diff:
     def to_dict(self) -> dict[str, Any]:
         """Plain data."""
         return asdict(self) | {"worse": self.worse}
-
-    def to(self, format: Format, **style: Any) -> str:
-        """As "table", "json", "jsonl", "csv" or "md". `style` is for the table."""
-        check_format(format)
-        from dllm_bench import render_diff
-
-        return str(getattr(render_diff, format)(self, **style))
-
-    def __str__(self) -> str:
-        return self.to("table")
-
-    def _repr_markdown_(self) -> str:
-        return self.to("md")
 
 
 def diff(

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal, get_args
+from importlib import import_module
+from typing import Any, ClassVar, Literal, get_args
 
 from dllm_sdk.errors import ConfigError
 
@@ -20,6 +21,23 @@ def check_format(format: str, known: Iterable[str] = FORMATS) -> None:
     """Raise ConfigError for any other."""
     if format not in known:
         raise ConfigError(f"format must be one of {', '.join(known)}, got {format!r}")
+
+
+class Result:
+    """What a run found. `str()` is the table of the command line; a notebook shows it as markdown."""
+
+    forms: ClassVar[str]  # the module that has a function per format, `Result -> text`
+
+    def to(self, format: Format, **style: Any) -> str:
+        """As "table", "json", "jsonl", "csv" or "md". `style` is for the table. Raises ConfigError."""
+        check_format(format)
+        return str(getattr(import_module(self.forms), format)(self, **style))
+
+    def __str__(self) -> str:
+        return self.to("table")
+
+    def _repr_markdown_(self) -> str:
+        return self.to("md")
 
 
 DEFINITIONS = 1
@@ -164,9 +182,10 @@ class Recording:
 
 
 @dataclass(frozen=True)
-class Comparison:
-    """Schedulers side by side. It shows itself in a notebook; `str()` is the table of the command line."""
+class Comparison(Result):
+    """Schedulers side by side. JSON lines and CSV hold the pooled rows."""
 
+    forms = "dllm_bench.render"
     rows: Sequence[Row]  # pooled over the tasks, one per scheduler
     tasks: Mapping[str, Sequence[Row]]  # the same by task
     differences: Sequence[Difference] = field(repr=False)  # to the first scheduler or cache
@@ -188,13 +207,6 @@ class Comparison:
             "notes": list(self.notes),
         }
 
-    def to(self, format: Format, **style: Any) -> str:
-        """As "table", "json", "jsonl", "csv" or "md"; the last three hold the pooled rows. `style` is for the table."""
-        check_format(format)
-        from dllm_bench import render
-
-        return str(getattr(render, format)(self, **style))
-
     def to_html(self) -> str:
         """A self-contained page: the table, the charts, a few prompts step by step, the environment."""
         from dllm_bench.pages.report import report
@@ -212,9 +224,3 @@ class Comparison:
     def to_csv(self) -> str:
         """One line per pooled row."""
         return self.to("csv")
-
-    def __str__(self) -> str:
-        return self.to("table")
-
-    def _repr_markdown_(self) -> str:
-        return self.to_markdown()

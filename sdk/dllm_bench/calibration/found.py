@@ -9,7 +9,7 @@ from typing import Any
 
 from dllm_bench.calibration.delimiters import Delimiter
 from dllm_bench.calibration.reliability import Reliability
-from dllm_bench.results import Difference, Format, check_format
+from dllm_bench.results import Difference, Result
 from dllm_sdk.writing import write_whole
 
 
@@ -36,9 +36,10 @@ class Setting:
 
 
 @dataclass(frozen=True)
-class Calibration:
-    """What `calibrate` found. `str()` is the table of the command line."""
+class Calibration(Result):
+    """What `calibrate` found. JSON lines and CSV have a line per setting."""
 
+    forms = "dllm_bench.calibration.render"
     scheduler: str  # as it was given
     reference: str  # as it was given
     target: str  # what was looked for, in words
@@ -63,21 +64,8 @@ class Calibration:
         """Plain data."""
         return asdict(self)
 
-    def to(self, format: Format, **style: Any) -> str:
-        """As "table", "json", "jsonl", "csv" or "md"; jsonl and csv have a line per setting."""
-        check_format(format)
-        from dllm_bench.calibration import render
-
-        return str(getattr(render, format)(self, **style))
-
     def to_html(self) -> str:
         """A self-contained page: the front, and how reliable confidence is before and after recalibration."""
         from dllm_bench.pages.calibration import page_of
 
         return page_of(self)
-
-    def __str__(self) -> str:
-        return self.to("table")
-
-    def _repr_markdown_(self) -> str:
-        return self.to("md")

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import click
 from click.core import ParameterSource
 
+from dllm_bench.results import Result
 from dllm_sdk.registry import CACHES, Kind, available
 
 INTERRUPTED = 130  # exit code
@@ -131,15 +132,7 @@ def given(ctx: click.Context, names: Iterable[str]) -> dict[str, str]:
     return {name: spelled[name] for name in names if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE}
 
 
-class Shown(Protocol):
-    """A result that can say itself in every format."""
-
-    def to(self, format: Any, **style: Any) -> str:
-        """As a table, json, jsonl, csv or md."""
-        ...
-
-
-def as_text(found: Shown, format: str) -> str:
+def as_text(found: Result, format: Any) -> str:
     """A result as text for stdout: tables with rules and styles that the terminal can show."""
     if format != "table":
         return found.to(format)

@@ -7,10 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
-from importlib import import_module
 from typing import Any
 
-from dllm_bench.results import Format, check_format
+from dllm_bench.results import Result
 from dllm_bench.timing.ceilings import Ceilings
 from dllm_bench.timing.clocks import Spread
 from dllm_sdk.errors import ConfigError
@@ -83,9 +82,10 @@ _TABLES: dict[str, Any] = {"races": Race, "steps": StepCost, "rates": Rate, "dec
 
 
 @dataclass(frozen=True)
-class Speed:
-    """All that was measured. `str()` is the table of the command line."""
+class Speed(Result):
+    """All that was measured."""
 
+    forms = "dllm_bench.timing.render"
     ceilings: Ceilings
     races: Sequence[Race]
     steps: Sequence[StepCost]
@@ -109,18 +109,6 @@ class Speed:
             )
         except (KeyError, TypeError) as error:
             raise ConfigError(f"this is no result of dllm-bench speed --format json: {error!r}") from error
-
-    def to(self, format: Format, **style: Any) -> str:
-        """As "table", "json", "jsonl", "csv" or "md". `style` is for the table."""
-        check_format(format)
-        render: Any = import_module("dllm_bench.timing.render")
-        return str(getattr(render, format)(self, **style))
-
-    def __str__(self) -> str:
-        return self.to("table")
-
-    def _repr_markdown_(self) -> str:
-        return self.to("md")
 
 
 def _record(kind: Any, row: Mapping[str, Any]) -> Any:
