@@ -10,7 +10,6 @@ import click
 from dllm_bench.commands import options
 from dllm_bench.explain import FAILED_RUN
 from dllm_bench.progress import Meter
-from dllm_bench.results import FORMATS
 from dllm_sdk.writing import try_to_write, write_whole
 
 
@@ -50,11 +49,10 @@ from dllm_sdk.writing import try_to_write, write_whole
 @click.option("--batch-size", default=32, show_default=True, help="Prompts decoded together.")
 @click.option("--gen-length", type=int, help="Positions to generate.  [default: the task's own, 64 for a file]")
 @click.option("--seed", default=0, show_default=True, help="Of the prompts and of the halves.")
-@click.option("--device", default="cpu", show_default=True, help="As torch names it: cpu, cuda, cuda:1.")
-@click.option("--dtype", help="float32, bfloat16, ...  [default: the model's own]")
+@options.device_options
 @click.option("--output", metavar="FILE.toml", help="Write the scheduler there; use it as --scheduler @FILE.toml.")
 @click.option("--page", metavar="FILE.html", help="Write a page with the front and a reliability diagram there.")
-@click.option("--format", type=click.Choice(FORMATS), default="table", show_default=True)
+@options.format_option
 @options.traceback_option
 @click.pass_context
 def command(

@@ -11,7 +11,7 @@ import click
 from dllm_bench.commands import options
 from dllm_bench.journal import Unwritable
 from dllm_bench.progress import Meter
-from dllm_bench.results import FORMATS, Comparison
+from dllm_bench.results import Comparison
 
 
 @click.command("compare")
@@ -34,7 +34,7 @@ from dllm_bench.results import FORMATS, Comparison
     metavar="FOLDER",
     help="Write there report.html, and results.jsonl with one line per prompt and scheduler.",
 )
-@click.option("--format", type=click.Choice(FORMATS), default="table", show_default=True)
+@options.format_option
 @options.traceback_option
 @click.pass_context
 def command(

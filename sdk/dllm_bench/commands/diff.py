@@ -6,7 +6,6 @@ import click
 
 from dllm_bench.commands import options
 from dllm_bench.explain import FAILED_RUN
-from dllm_bench.results import FORMATS
 
 
 @click.command("diff")
@@ -26,7 +25,7 @@ from dllm_bench.results import FORMATS
     show_default=True,
     help="How many more forward passes a row of B may take; inf: any.",
 )
-@click.option("--format", type=click.Choice(FORMATS), default="table", show_default=True)
+@options.format_option
 @options.traceback_option
 @click.pass_context
 def command(ctx: click.Context, /, a: str, b: str, format: str, **bounds: float) -> None:

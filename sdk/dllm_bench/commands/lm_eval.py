@@ -8,7 +8,6 @@ from typing import Any
 import click
 
 from dllm_bench.commands import options
-from dllm_bench.results import FORMATS
 from dllm_sdk.writing import try_to_write, write_whole
 
 
@@ -35,14 +34,13 @@ from dllm_sdk.writing import try_to_write, write_whole
 )
 @click.option("--batch-size", default=32, show_default=True, help="Prompts decoded together.")
 @click.option("--seed", default=0, show_default=True, help="Of sampling, where a task samples.")
-@click.option("--device", default="cpu", show_default=True, help="As torch names it: cpu, cuda, cuda:1.")
-@click.option("--dtype", help="float32, bfloat16, ...  [default: the model's own]")
+@options.device_options
 @click.option("--offline", is_flag=True, help="Ask the network for nothing: data sets from files and caches only.")
 @click.option(
     "--confirm-run-unsafe-code", is_flag=True, help="Let tasks such as humaneval run the code they are given."
 )
 @click.option("--output", metavar="FILE.json", help="Write all that the harness reports there, samples with their NFE.")
-@click.option("--format", type=click.Choice(FORMATS), default="table", show_default=True)
+@options.format_option
 @options.traceback_option
 def command(tasks: tuple[str, ...], offline: bool, output: str | None, format: str, **given: Any) -> None:
     """Run tasks of EleutherAI's lm-evaluation-harness with a scheduler; NFE and TPF beside their metrics.

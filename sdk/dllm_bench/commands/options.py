@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import click
 from click.core import ParameterSource
 
-from dllm_bench.results import Result
+from dllm_bench.results import FORMATS, Result
 from dllm_sdk.registry import CACHES, Kind, available
 
 INTERRUPTED = 130  # exit code
@@ -24,16 +24,14 @@ def _show_traceback(ctx: click.Context, _: click.Parameter, value: bool) -> None
         ctx.meta[TRACEBACK] = True  # shared by the group and its commands
 
 
-def traceback_option(command: F) -> F:
-    """--traceback, before or after the name of the command."""
-    option: Callable[[F], F] = click.option(
-        "--traceback",
-        is_flag=True,
-        expose_value=False,
-        callback=_show_traceback,
-        help="Show the whole traceback of an error.",
-    )
-    return option(command)
+traceback_option = click.option(
+    "--traceback",
+    is_flag=True,
+    expose_value=False,
+    callback=_show_traceback,
+    help="Show the whole traceback of an error.",
+)
+"""Before or after the name of the command."""
 
 
 def names(kind: Kind) -> Complete:
@@ -45,38 +43,33 @@ def _starting(found: Callable[[], Iterable[str]]) -> Complete:
     return lambda ctx, param, typed: [name for name in found() if name.startswith(typed)]
 
 
-def model_option(command: F) -> F:
-    """--model"""
-    option: Callable[[F], F] = click.option(
-        "--model",
-        default="tiny",
-        show_default=True,
-        metavar="MODEL",
-        shell_complete=names("model"),
-        help="NAME, NAME:PATH, MODULE:FUNCTION or FILE.py:FUNCTION.",
-    )
-    return option(command)
+model_option = click.option(
+    "--model",
+    default="tiny",
+    show_default=True,
+    metavar="MODEL",
+    shell_complete=names("model"),
+    help="NAME, NAME:PATH, MODULE:FUNCTION or FILE.py:FUNCTION.",
+)
 
 
 def schedulers_option(help: str) -> Callable[[F], F]:
     """--scheduler, which may be repeated, as `schedulers`."""
-    option: Callable[[F], F] = click.option(
+    return click.option(
         "--scheduler", "schedulers", metavar="SPEC", multiple=True, shell_complete=names("scheduler"), help=help
     )
-    return option
 
 
 def scheduler_option(help: str, flag: str = "--scheduler", default: str = "adablock") -> Callable[[F], F]:
     """One scheduler, by default `default`."""
-    option: Callable[[F], F] = click.option(
+    return click.option(
         flag, metavar="SPEC", default=default, show_default=True, shell_complete=names("scheduler"), help=help
     )
-    return option
 
 
 def tasks_option(help: str) -> Callable[[F], F]:
     """--task, which may be repeated, as `tasks`."""
-    option: Callable[[F], F] = click.option(
+    return click.option(
         "--task",
         "tasks",
         metavar="NAME|FILE.jsonl|FILE.py:NAME",
@@ -84,12 +77,11 @@ def tasks_option(help: str) -> Callable[[F], F]:
         shell_complete=names("task"),
         help=f"Repeat it for several. {help}Default: every registered task.",
     )
-    return option
 
 
 def cache_option(help: str, *names: str, **extra: Any) -> Callable[[F], F]:
     """--cache; `names` and `extra` as click has them."""
-    option: Callable[[F], F] = click.option(
+    return click.option(
         "--cache",
         *names,
         metavar="CACHE",
@@ -97,33 +89,32 @@ def cache_option(help: str, *names: str, **extra: Any) -> Callable[[F], F]:
         help=f"none, prefix, dual or block, then :refresh_every=n,suffix=false if any{help}.",
         **extra,
     )
-    return option
+
+
+_device = click.option("--device", default="cpu", show_default=True, help="As torch names it: cpu, cuda, cuda:1.")
+_dtype = click.option("--dtype", help="float32, bfloat16, ...  [default: the model's own]")
+_seed = click.option("--seed", default=0, show_default=True, help="Of the prompts and of sampling.")
+_temperature = click.option("--temperature", default=0.0, show_default=True, help="0 takes the likeliest token.")
+
+
+def device_options(command: F) -> F:
+    """--device, --dtype"""
+    return _device(_dtype(command))
 
 
 def running_options(command: F) -> F:
     """How a model is run: --seed, --temperature, --device, --dtype."""
-    for option in reversed(
-        (
-            click.option("--seed", default=0, show_default=True, help="Of the prompts and of sampling."),
-            click.option("--temperature", default=0.0, show_default=True, help="0 takes the likeliest token."),
-            click.option("--device", default="cpu", show_default=True, help="As torch names it: cpu, cuda, cuda:1."),
-            click.option("--dtype", help="float32, bfloat16, ...  [default: the model's own]"),
-        )
-    ):
-        command = option(command)
-    return command
+    return _seed(_temperature(device_options(command)))
 
 
-def backend_option(command: F) -> F:
-    """--backend"""
-    option: Callable[[F], F] = click.option(
-        "--backend",
-        type=click.Choice(("eager", "compile", "graph")),
-        default="eager",
-        show_default=True,
-        help="How a step is run; graph needs a GPU. The tokens are the same.",
-    )
-    return option(command)
+backend_option = click.option(
+    "--backend",
+    type=click.Choice(("eager", "compile", "graph")),
+    default="eager",
+    show_default=True,
+    help="How a step is run; graph needs a GPU. The tokens are the same.",
+)
+format_option = click.option("--format", type=click.Choice(FORMATS), default="table", show_default=True)
 
 
 def given(ctx: click.Context, names: Iterable[str]) -> dict[str, str]:

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from dllm_bench.commands import options
-from dllm_bench.results import FORMATS
 
 if TYPE_CHECKING:
     from dllm_bench.timing.results import Speed
@@ -58,9 +57,8 @@ if TYPE_CHECKING:
 )
 @click.option("--budget", default=120.0, show_default=True, help="Seconds after which nothing new is begun.")
 @click.option("--threads", type=int, help="CPU threads.  [default: torch's choice]")
-@click.option("--device", default="cpu", show_default=True, help="As torch names it: cpu, cuda, cuda:1.")
-@click.option("--dtype", help="float32, bfloat16, ...  [default: the model's own]")
-@click.option("--format", type=click.Choice(FORMATS), default="table", show_default=True)
+@options.device_options
+@options.format_option
 @options.traceback_option
 @click.pass_context
 def command(ctx: click.Context, /, format: str, **given: Any) -> None:

@@ -11,7 +11,6 @@ import click
 
 from dllm_bench.commands import options
 from dllm_bench.explain import FAILED_RUN
-from dllm_bench.results import FORMATS
 
 if TYPE_CHECKING:
     from dllm_bench.sweeps.board import Board
@@ -45,7 +44,7 @@ if TYPE_CHECKING:
 @click.option("--jobs", "-j", type=int, help="Configurations at the same time.  [default: one per processor]")
 @click.option("--retry-failed", is_flag=True, help="Measure what failed before once more.")
 @click.option("--output", metavar="FOLDER", help="Where sweep.jsonl is kept, and gone on with.")
-@click.option("--format", type=click.Choice(FORMATS), default="table", show_default=True)
+@options.format_option
 @options.traceback_option
 @click.pass_context
 def command(ctx: click.Context, /, source: str | None, format: str, **options_: Any) -> None:
