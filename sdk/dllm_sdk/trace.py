@@ -209,6 +209,11 @@ class Trace:
         return trace
 
 
+def to_flags(open: Tensor, committed: Tensor, commit: Tensor, remask: Tensor, edit: Tensor) -> Tensor:
+    """Bool tensors of one shape as the bits of `Trace.flags`, int64."""
+    return open * OPEN + committed * COMMITTED + commit * COMMIT + remask * REMASK + edit * EDIT
+
+
 class Recorder:
     """Makes one trace per row of a canvas: `add` every step of the run, then ask for `traces`."""
 
@@ -220,8 +225,7 @@ class Recorder:
     def add(self, step: Step) -> None:
         """Keep what a step computed and decided, on the host."""
         view, decision = step.view, step.decision
-        flags = view.open * OPEN + view.committed * COMMITTED + decision.commit * COMMIT
-        flags = flags + decision.remask * REMASK + decision.edit * EDIT
+        flags = to_flags(view.open, view.committed, decision.commit, decision.remask, decision.edit)
         whole = torch.stack([view.window, *map(view.to_window, (view.draft, decision.tokens, flags))]).cpu()
         parts = torch.stack([view.to_window(view.confidence), view.to_window(margin(view))]).half().cpu()
         counts = (step.rows, step.closed, decision.hold, decision.stop, step.done, step.refreshes, step.fed)

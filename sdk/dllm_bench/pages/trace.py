@@ -16,6 +16,7 @@ from torch import Tensor
 from dllm_bench.pages.markup import Markup, tag
 from dllm_bench.pages.shell import page
 from dllm_sdk import Trace, TraceStep
+from dllm_sdk.trace import to_flags
 
 SURE = 0.9  # for a scheduler without a threshold of its own
 _NAMES = {"\n": "⏎", "\t": "⇥", "\r": "␍"}
@@ -144,7 +145,6 @@ def data(shown: Shown) -> dict[str, Any]:
 
 def _step(moment: Moment) -> dict[str, Any]:
     step = moment.step
-    flags = step.open * 1 + step.committed * 2 + step.commit * 4 + step.remask * 8 + step.edit * 16
     masks = moment.masked.nonzero()[:, 0]
     return {
         "block": step.block,
@@ -153,7 +153,7 @@ def _step(moment: Moment) -> dict[str, Any]:
         "position": step.position.tolist(),
         "draft": step.draft.tolist(),
         "confidence": _thousandths(step.confidence),
-        "flags": flags.tolist(),
+        "flags": to_flags(step.open, step.committed, step.commit, step.remask, step.edit).tolist(),
         "written": step.written[step.commit | step.edit].tolist(),
         "seen": _thousandths(moment.seen[masks]),
         "late": moment.late,
