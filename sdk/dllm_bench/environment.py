@@ -16,7 +16,7 @@ import torch
 
 import dllm_sdk
 from dllm_sdk import Model, Scheduler
-from dllm_sdk.model import digest
+from dllm_sdk.binding import digest
 from dllm_sdk.scheduler import parts_of
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h

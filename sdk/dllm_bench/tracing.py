@@ -21,7 +21,7 @@ from dllm_bench.questions import FILE_GEN_LENGTH, Questions, Verdict, collect
 from dllm_bench.render import counted
 from dllm_bench.results import check_format
 from dllm_sdk import Cache, ConfigError, Model, Sampler, Scheduler, Trace, generate, load_cache
-from dllm_sdk.model import bind
+from dllm_sdk.binding import bind
 from dllm_sdk.writing import write_whole
 
 _PROMPTS = 100_000

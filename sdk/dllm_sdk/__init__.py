@@ -7,6 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from dllm_sdk.binding import tokens_containing as tokens_containing
     from dllm_sdk.caching import BlockCache as BlockCache
     from dllm_sdk.caching import Cache as Cache
     from dllm_sdk.caching import DualCache as DualCache
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
     from dllm_sdk.model import Model as Model
     from dllm_sdk.model import Store as Store
     from dllm_sdk.model import Tokenizer as Tokenizer
-    from dllm_sdk.model import tokens_containing as tokens_containing
     from dllm_sdk.model import wrap as wrap
     from dllm_sdk.registry import load_cache as load_cache
     from dllm_sdk.registry import load_model as load_model
@@ -46,12 +46,13 @@ if TYPE_CHECKING:
     from dllm_sdk.trace import TraceStep as TraceStep
 
 _HOMES = {
+    "binding": ["tokens_containing"],
     "caching": ["BlockCache", "Cache", "DualCache", "NoCache", "PrefixCache"],
     "combining": ["Wrapper", "combine"],
     "decoding": ["Step", "decode"],
     "errors": ["ConfigError", "DllmError", "ModelError", "RegistryError", "SchedulerError", "SchedulerStalled"],
     "generation": ["Generation", "generate"],
-    "model": ["Model", "Store", "Tokenizer", "tokens_containing", "wrap"],
+    "model": ["Model", "Store", "Tokenizer", "wrap"],
     "registry": ["load_cache", "load_model", "load_scheduler", "load_task"],
     "sampling": ["Sampler", "suppress"],
     "scheduler": ["Decision", "EosIds", "Scheduler", "TokenIds", "View", "check_number"],

@@ -17,13 +17,14 @@ from typing import Any, NamedTuple, TypeAlias
 import torch
 from torch import Tensor
 
+from dllm_sdk.binding import bind, held_by, stamp
 from dllm_sdk.caching import Cache, Feed, NoCache, before, compute, lanes
 from dllm_sdk.canvas import Canvas, OpenMask, Prompts, build_canvas, padded
 from dllm_sdk.contract import Applied, check_members, check_state, map_tensors
 from dllm_sdk.deciding import Decided, Decider
 from dllm_sdk.errors import ConfigError, ModelError, SchedulerError
 from dllm_sdk.execution import Backend, Runner, check_backend, runner
-from dllm_sdk.model import Model, Store, bind, held_by, stamp
+from dllm_sdk.model import Model, Store
 from dllm_sdk.rows import MAX_IDLE, Rows, Table, columns, first_rows, take, trouble
 from dllm_sdk.sampling import Sampler
 from dllm_sdk.scheduler import Scheduler, View, check_value

@@ -342,11 +342,11 @@ def describe(scheduler: Scheduler[Any]) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-    from dllm_sdk.model import Held, told
+    from dllm_sdk.binding import Held, summary
     from dllm_sdk.scheduler import Scheduler
 
     if isinstance(value, Held):
-        return told(value)
+        return summary(value)
     if isinstance(value, Scheduler):
         return {"class": f"{type(value).__module__}:{type(value).__qualname__}", **describe(value)}
     if isinstance(value, list | tuple):

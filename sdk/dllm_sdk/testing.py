@@ -18,13 +18,13 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
 
+from dllm_sdk.binding import Held, bind, named, stamp, summary
 from dllm_sdk.combining import Wrapper, telling
 from dllm_sdk.compiling import line_of, obstacle
 from dllm_sdk.contract import check_members, check_state, map_tensors
 from dllm_sdk.decoding import decode
 from dllm_sdk.elsewhere import ELSEWHERE, DeviceError, Uncrossed, elsewhere, fetch, send
 from dllm_sdk.errors import ConfigError, DllmError, SchedulerError, SchedulerStalled
-from dllm_sdk.model import Held, bind, named, stamp, told
 from dllm_sdk.scheduler import Decision, Scheduler, View, values_of
 from dllm_sdk.toys import Case as Case
 from dllm_sdk.toys import Row as Row
@@ -342,7 +342,7 @@ def _fingerprint(value: Any) -> Any:
     """Something comparable that changes when the value does."""
     if isinstance(value, Held):  # of a large one what counts is what torch knows to be written: it is asked often
         small = sum(tensor.numel() for tensor in named(value).values()) <= _LARGE
-        return told(value) if small else stamp(value)
+        return summary(value) if small else stamp(value)
     if isinstance(value, dict):
         return [(repr(key), _fingerprint(item)) for key, item in value.items()]
     if isinstance(value, (list, tuple)):

@@ -14,8 +14,9 @@ import torch
 from hypothesis import strategies as st
 from torch import Tensor
 
+from dllm_sdk.binding import S, ids_in, with_ids
 from dllm_sdk.decoding import decode
-from dllm_sdk.model import CallableModel, S, ids_in, with_ids, wrap
+from dllm_sdk.model import CallableModel, wrap
 from dllm_sdk.rules import hash_with, to_unit
 from dllm_sdk.sampling import Sampler
 from dllm_sdk.scheduler import Scheduler

@@ -16,7 +16,7 @@ from dllm_bench.environment import family
 from dllm_bench.metrics import area, areas, summarise
 from dllm_reference_model.model import Config, Transformer
 from dllm_sdk import Scheduler, Step, combine, decode, load_cache, load_scheduler
-from dllm_sdk.model import bind
+from dllm_sdk.binding import bind
 from dllm_sdk.registry import available
 from tests.bench.test_compare import outcome
 from tests.bench.toys import EOS, MASK, CountTask, Letters, Pairs

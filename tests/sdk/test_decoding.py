@@ -33,7 +33,7 @@ from dllm_sdk import (
     tokens_containing,
     wrap,
 )
-from dllm_sdk.model import look_up
+from dllm_sdk.binding import look_up
 from dllm_sdk.rules import first, top_k, uniform
 from dllm_sdk.testing import Case, Row, ToyModel, cases, check_scheduler, run_case
 from dllm_strategies import AdaBlock, ConfidenceAdaptive, EarlyEOS, FixedBlock

@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from dllm_sdk import ConfigError, View, Wrapper, decode, generate, load_scheduler, registry
+from dllm_sdk.binding import bind
 from dllm_sdk.compiling import Compiler
-from dllm_sdk.model import bind
 from dllm_sdk.testing import ToyModel, check_scheduler
 from dllm_strategies import Dream, FirstAlone
 

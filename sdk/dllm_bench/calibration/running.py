@@ -27,7 +27,7 @@ from dllm_bench.inputs import batches_of, check_whole, encode, load_any_model, l
 from dllm_bench.measure import Batch, Progress, Report, Run
 from dllm_bench.questions import Questions, Verdict, collect
 from dllm_sdk import ConfigError, Model, Sampler, Scheduler
-from dllm_sdk.model import bind
+from dllm_sdk.binding import bind
 from dllm_sdk.registry import split
 
 _OBSERVED = 64  # prompts of each half whose drafts are looked at one by one: tens of thousands of drafts

@@ -21,8 +21,8 @@ from dllm_bench.environment import state
 from dllm_bench.questions import is_file
 from dllm_bench.toml import as_toml, fields_of, left_out
 from dllm_sdk import Model, Scheduler
+from dllm_sdk.binding import digest
 from dllm_sdk.errors import CalibrationWarning
-from dllm_sdk.model import digest
 from dllm_sdk.registry import available, load_task, read_spec, split
 
 _PROBE = 8  # prompts that stand for a task

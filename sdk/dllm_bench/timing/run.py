@@ -22,9 +22,9 @@ from dllm_bench.timing.results import Speed
 from dllm_bench.timing.steps import decision_costs, rates, rounds, step_costs
 from dllm_bench.timing.work import Job, random_prompts
 from dllm_sdk import ConfigError, Model, Scheduler, execution, load_scheduler
+from dllm_sdk.binding import bind
 from dllm_sdk.compiling import line_of
 from dllm_sdk.execution import Backend, check_runs
-from dllm_sdk.model import bind
 
 THRESHOLD = 0.9
 ADAPTIVE_PROMPTS = 8  # at least; a smaller batch decodes them in several

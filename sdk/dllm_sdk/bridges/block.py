@@ -10,20 +10,19 @@ import sys
 import warnings
 from collections.abc import Sequence
 from types import SimpleNamespace
-from typing import Any, NamedTuple, TypeVar, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
 
+from dllm_sdk.binding import S, look_up, on_device
 from dllm_sdk.caching import lanes, placed
 from dllm_sdk.contract import Applied, allowed, check_pair, check_state, map_tensors, merge_state
-from dllm_sdk.model import Model, look_up, on_device
+from dllm_sdk.model import Model
 from dllm_sdk.rows import MAX_IDLE
 from dllm_sdk.rules import hash_with, top_k
 from dllm_sdk.sampling import Sampler, row_seed
 from dllm_sdk.scheduler import Scheduler, View
-
-S = TypeVar("S", bound=Scheduler[Any])
 
 
 class Block(NamedTuple):
