@@ -55,9 +55,9 @@ class Step(NamedTuple):
 
 
 class Made(NamedTuple):
-    """A step that was made, and what the host knows of it: its tensors are copied for who asks, before the next one."""
+    """A step that was made, and what the host knows of it without looking at its tensors."""
 
-    told: Callable[[], Step]
+    step: Callable[[], Step]  # copies the tensors; to be called before the next step is made, which overwrites them
     ends: bool  # a row is done
     refreshed: bool  # a row recomputed a cache
     preparation: float  # as in `Step`
@@ -92,7 +92,7 @@ def decode(
     """
     canvas = build_canvas(model, prompt, gen_length=gen_length, open=open, samples=samples, seed=seed)
     options = Options(cache, sampler, stop_at_eos, max_idle, guidance, backend)
-    return (made.told() for made in run(model, canvas, scheduler, options))
+    return (made.step() for made in run(model, canvas, scheduler, options))
 
 
 @dataclass(frozen=True)
@@ -214,8 +214,8 @@ class _Loop:
             decided = self.runner.step(keys, look, decide, rows)
             rows, table = decided.rows, self.read(decided.columns)
             left, spent = [i for i in alive if not table[i].done], self.runner.spent()
-            told = cache(partial(self.told, decided, alive, table, shape, spent))  # who looks twice copies once
-            yield Made(told, len(left) < len(alive), refreshed, spent)
+            step = cache(partial(self.shown, decided, alive, table, shape, spent))  # who looks twice copies once
+            yield Made(step, len(left) < len(alive), refreshed, spent)
             alive = left
             if 0 < self.runner.rows(len(alive)) < len(table):
                 rows, table, stores = self.smaller(alive, rows, table, stores)
@@ -309,7 +309,7 @@ class _Loop:
         return one
 
     @torch.inference_mode()
-    def told(self, decided: Decided, alive: list[int], table: list[Table], shape: Shape, preparation: float) -> Step:
+    def shown(self, decided: Decided, alive: list[int], table: list[Table], shape: Shape, preparation: float) -> Step:
         """The step as the caller sees it: of the rows that were in it, and in tensors that stay as they are."""
         rows, passes = decided.rows, self.decider.passes
         counts = (rows.nfe, rows.refreshes, rows.fed, rows.nfe * (passes - 1))

@@ -63,7 +63,7 @@ class Runner:
 
     def __init__(self, model: Model) -> None:
         """The model whose steps are run."""
-        self.given = model
+        self.model = model
 
     def rows(self, count: int) -> int:
         """The number of rows that `count` rows are run as."""
@@ -75,7 +75,7 @@ class Runner:
 
     def store(self, rows: int, length: int) -> Store:
         """An empty store."""
-        store: Store = self.given.new_store(rows, length)
+        store: Store = self.model.new_store(rows, length)
         if not (hasattr(store, "keep") and hasattr(store, "put")):
             raise ModelError(f"new_store must return a store with `keep` and `put`, got {type(store).__name__}")
         return store
@@ -90,7 +90,7 @@ class Runner:
 
     def forward(self, function: partial[Any], *tensors: Any) -> Any:
         """A function of the model and tensors."""
-        return function(self.given, *tensors)
+        return function(self.model, *tensors)
 
     def step(self, keys: tuple[Hashable, Hashable], look: partial[Any], decide: partial[Any], rows: Any) -> Any:
         """`decide(rows, *look(rows))`; a key for each of the two."""
@@ -138,8 +138,8 @@ class Compiling(Runner):
         """Compiled, if the model says what its code depends on."""
         if self.code is None:
             return super().forward(function, *tensors)
-        key = (function.func, *function.keywords.items(), type(self.given), self.code)
-        return compiler("the forward pass of a step", key, function, self.given, *tensors)
+        key = (function.func, *function.keywords.items(), type(self.model), self.code)
+        return compiler("the forward pass of a step", key, function, self.model, *tensors)
 
     def step(self, keys: tuple[Hashable, Hashable], look: partial[Any], decide: partial[Any], rows: Any) -> Any:
         """The decision compiled; looking compiles its forward passes."""

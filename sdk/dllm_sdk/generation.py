@@ -67,7 +67,7 @@ def generate(
     options = Options(cache, sampler, stop_at_eos, max_idle, guidance, backend)
 
     def look(made: Made) -> None:
-        step = made.told()
+        step = made.step()
         if recorder is not None:
             recorder.add(step)
         if on_step is not None:
@@ -95,7 +95,7 @@ def finish(model: Model, canvas: Canvas, steps: Iterable[Made], start: float) ->
     for made in steps:
         preparation += made.preparation
         if made.ends:  # the only steps after which there is something to read
-            step = made.told()
+            step = made.step()
             columns = (step.rows, step.nfe, step.refreshes, step.fed, step.extra)
             table = torch.stack(columns, dim=1).tolist()
             for i in step.ends:
