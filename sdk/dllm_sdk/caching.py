@@ -1,7 +1,7 @@
 """Which positions a step computes. Knows positions and the model's forward pass, no scheduler.
 
 A step has two sets of positions per row: the window (what is predicted) and the feed (what is computed). A cache policy
-only says what is fed; keys and values of everything else are read from the store, as old as they are.
+only says what is fed; keys and values of everything else are read from the store, where they may be out of date.
 """
 
 from __future__ import annotations
@@ -149,7 +149,9 @@ def lanes(mask: Tensor, width: int) -> Tensor:
     """The positions of a mask, ascending, L on padding: bool [B, L] -> int64 [B, width]."""
     positions = torch.arange(mask.shape[1], device=mask.device)
     ascending = torch.where(mask, positions, mask.shape[1]).sort(1).values[:, :width]
-    return ascending.clone(memory_format=torch.contiguous_format)  # as indexed ones are: compiled code tells strides
+    return ascending.clone(
+        memory_format=torch.contiguous_format
+    )  # compiled code is made for strides, and a slice has others
 
 
 def placed(canvas: Tensor, window: Tensor, values: Tensor) -> Tensor:

@@ -227,7 +227,7 @@ def _within(name: str, folder: Path) -> bool:
 
 
 def signature(tree: Any) -> Hashable:
-    """What code is made for: shapes, types and devices of the tensors, which are absent, and the kinds of tuples."""
+    """What compiled code is made for: shapes, types and devices of the tensors, what is None, the kinds of tuples."""
     if isinstance(tree, Tensor):
         return tree.shape, tree.dtype, tree.device
     return (type(tree), *map(signature, tree)) if isinstance(tree, tuple) else tree is None

@@ -19,7 +19,7 @@ _METHODS = ("horizon", "init", "plan", "select")
 
 
 def check_members(scheduler: Scheduler[Any]) -> None:
-    """Raise ConfigError unless what the protocol reads is a known word, and what it calls a method."""
+    """Raise ConfigError unless the protocol's properties have one of their values, and its methods can be called."""
     kind = type(scheduler).__name__
     for name, words in _PROPERTIES.items():
         found = getattr(scheduler, name)

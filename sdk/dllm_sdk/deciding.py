@@ -76,7 +76,7 @@ class Decider:
         finished = rows.order == (rows.ordinal - 1)[:, None]
         feed = self.cache.feed(Positions(visible, current, finished & visible, rows.step == 0))
         if not self.cache.suffix and self.scheduler.replan == "step":
-            feed = feed | (visible & rows.masked)  # behind the block when it was refreshed, before its end now
+            feed = feed | (visible & rows.masked)  # hidden behind the block at its refresh, in sight now
         if self.shift:  # an open position is predicted from the one before it
             feed = feed | before(window)
         feed = torch.where(refresh[:, None], visible, feed)
@@ -137,7 +137,7 @@ class Decider:
         )
 
     def view(self, rows: Rows, seen: Seen, open: Tensor) -> View:
-        """What a step shows. It lasts: what is part of the rows, which the next step may write over, is copied."""
+        """What a step shows. What it takes from the rows is copied, since the next step may write over them."""
         return View(
             tokens=rows.tokens.clone(),
             open=open,
@@ -221,6 +221,6 @@ class Decider:
 
 
 def _copied(view: View) -> View:
-    """For a scheduler, so that what it writes is lost. The logits, much the largest part, are what they are."""
+    """A copy for a scheduler, so that what it writes is lost; of all but the logits, by far the largest part."""
     parts = zip(View._fields, view, strict=True)
     return View(*[part if name == "logits" else part.clone() for name, part in parts])

@@ -150,8 +150,8 @@ def run(model: Model, canvas: Canvas, scheduler: Scheduler[Any], options: Option
 def _key(decider: Decider, backend: Backend) -> Hashable:
     """Equal for equal deciders; `repr` tells 1 from 1.0. One that cannot be hashed equals itself alone.
 
-    A graph reads the tensors that schedulers hold at the addresses where they were when it was captured: so which ones
-    they are counts as well, though fields that hold tensors are seldom compared.
+    A graph reads a scheduler's tensors at the addresses that they had when it was captured, so for it the key says
+    which tensors they are: comparing schedulers seldom compares those.
     """
     try:
         hash(decider)
@@ -202,7 +202,7 @@ class _Loop:
         alive = [i for i, row in enumerate(table) if not row.done]
         while alive:
             planning = self.decider.scheduler.replan == "step" or any(table[i].opening for i in alive)
-            # Functions and what is bound to them go apart: code that was made for one decider serves its equals.
+            # The functions are unbound and the decider is an argument, so code made for one decider serves its equals.
             if planning and 0 in self.horizons.values():
                 rows, found = self.runner.call(("ahead", self.key), partial(Decider.ahead, self.decider), rows)
                 table = self.read(found)
@@ -285,21 +285,21 @@ class _Loop:
         work = Feed(rows.tokens, rows.feed, rows.visible, self.order(rows) if self.model.block_causal else None, window)
         if store is None or not shape.fresh:
             return self.forward(work, shape.feed, store, shape)
-        # Places beyond the last row that refreshes hold it once more: it is computed, and written, as it was.
+        # Places beyond the rows that refresh repeat the last one: it is computed, and written, twice alike.
         place = torch.arange(shape.fresh, device=window.device).minimum(rows.refresh.sum() - 1)
         index = rows.refresh.long().argsort(descending=True, stable=True)[place]
         part = self.model.new_store(shape.fresh, rows.tokens.shape[1])
         renewed = self.forward(work.rows(index), shape.fresh_feed, part, shape)
         store.put(index, part)
         del part
-        # The refreshing rows feed padding lanes here: so a block step copies nothing of the store.
+        # Here the refreshing rows feed nothing but padding lanes: to leave them out would copy the others' store.
         rest = work._replace(feed=work.feed & ~rows.refresh[:, None])
         return self.forward(rest, shape.feed, store, shape).index_copy(0, index, renewed)
 
     def order(self, rows: Rows) -> Tensor:
         """The block that each position is computed in, int64 [B, L]: a query sees keys of its own and earlier ones."""
         current = rows.window
-        if self.model.shift:  # what predicts one of the block, and is in none itself yet, sees as it does
+        if self.model.shift:  # what predicts a position of the block sees as it does, unless it is in one already
             current = current | (before(current) & (rows.order > rows.ordinal[:, None]))
         return torch.where(current, rows.ordinal[:, None], rows.order)
 

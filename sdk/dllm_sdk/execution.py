@@ -66,11 +66,11 @@ class Runner:
         self.model = model
 
     def rows(self, count: int) -> int:
-        """The number of rows that `count` rows are run as."""
+        """How many rows a batch of `count` rows is filled up to."""
         return count
 
     def lanes(self, count: int) -> int:
-        """The number of lanes, or of canvas columns, that `count` of them are run as."""
+        """How many lanes, or canvas columns, `count` of them are filled up to."""
         return count
 
     def store(self, rows: int, length: int) -> Store:
@@ -175,20 +175,20 @@ class Capturing(Compiling):
 
     @cached_property
     def place(self) -> int:
-        """Of this call among those that run now: each keeps its rows in graphs of its own between two steps."""
+        """The number of this call among those that run now: each has graphs of its own, which hold its rows."""
         place = next(number for number in count() if number not in self.fixed.places)
         self.fixed.places.add(place)
         return place
 
     def store(self, rows: int, length: int) -> Store:
-        """One that no other call uses now: graphs hold its address too, and find theirs since the order is the same."""
+        """One that no other call uses now. Graphs hold its address: each call gets its stores in the same order."""
         free = self.fixed.stores[self.place, rows, length]
         store = free.pop(0) if free else super().store(rows, length)
         self.borrowed.append(((rows, length), store))
         return store
 
     def smaller(self, store: Store, index: Tensor) -> Store:
-        """Some rows in a store of their number."""
+        """Some rows, in a store that has no others."""
         (_, length) = next(size for size, mine in self.borrowed if mine is store)
         small = self.store(len(index), length)
         small.put(torch.arange(len(index), device=index.device), store.keep(index))
@@ -257,11 +257,11 @@ class Captured:
     """A function of the rows at home: it is recorded once, and replayed on what lies there then."""
 
     def __init__(self, function: Callable[[Any], Any], rows: Any, pool: list[Any], key: Hashable) -> None:
-        """function: run before, of rows like these, which are those at home; pool: the memory of all graphs.
+        """function: has run before on rows like these, the ones at home; pool: the memory that all graphs share.
 
-        key: what it is known by. It holds whatever tensors the code reads besides the rows and those of the model.
+        key: what it is known by, and what holds the tensors that are read besides the rows and those of the model.
         """
-        self.key = key  # kept, since these are read where they were recorded; the function would keep the model, too
+        self.key = key  # keeps these tensors alive; to keep the function would keep the model, too
         with _apart():
             for _ in range(2):
                 found = function(rows)
@@ -279,7 +279,7 @@ class Captured:
 
 @dataclass
 class _Fixed:
-    """What stays where it is as long as a model does."""
+    """What keeps its address as long as a model lives."""
 
     known: Hashable  # what a model ran, on weights at which addresses, when this was made
     pool: list[Any] = field(default_factory=list)
@@ -318,7 +318,7 @@ def _record(run: Callable[[], None], pool: list[Any]) -> Callable[[], None]:
 
 
 def _move(targets: Any, sources: Any) -> None:
-    """`_copy` where sources may be targets: its own stays as it is, another one is read before anything is written."""
+    """`_copy` where sources may lie in the targets' memory: these are read before anything is written."""
     pairs = [pair for pair in zip(tensors_of(targets), tensors_of(sources), strict=True) if pair[0] is not pair[1]]
     memory = {target.untyped_storage().data_ptr() for target in tensors_of(targets)}
     apart = [one.clone() if one.untyped_storage().data_ptr() in memory else one for _, one in pairs]

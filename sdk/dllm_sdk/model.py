@@ -1,7 +1,6 @@
 """What the loop needs of a model, and how any callable becomes one. Knows no architecture.
 
-A model is anything with these attributes; it need not inherit. What the loop reads through `shift`: logits of lane w
-predict the position of the lane itself (0, LLaDA) or the one after it (1, Dream).
+A model is anything with these attributes; it need not inherit.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ class Tokenizer(Protocol):
 class Store(Protocol):
     """Keys, already rotated, and values of a batch: per row one slot for each canvas position, and one for padding.
 
-    If the model has `code`, it consists of tuples and tensors: what is compiled for it knows it by their shapes.
+    That of a model with `code` consists of tuples and tensors: compiled code is made for their shapes.
     """
 
     def keep(self, rows: Tensor) -> Store:
@@ -41,13 +40,15 @@ class Store(Protocol):
 
 
 class Model(Protocol):
-    """What `decode` needs.
+    """What `decode` needs. A model may also have:
 
-    A model whose forward pass can be compiled also has `code`, a hashable that is equal for models of its class that
-    run the same code; without it the forward pass runs as it is written, whatever the backend. One that can leave out
-    what nobody reads also has `forward_at(tokens, positions, store, key_mask, lanes)`: as `forward`, but hidden states
-    [B, W, D] of the fed lanes int64 [B, W] alone. One that takes lane i for position i, whatever it is told, says
-    `reads_positions = False`.
+    `code`, if its forward pass can be compiled: a hashable, equal for models of its class that run the same code.
+    Without it the forward pass runs as it is written, whatever the backend.
+
+    `forward_at(tokens, positions, store, key_mask, lanes)`: as `forward`, but only the hidden states [B, W, D] of the
+    fed lanes int64 [B, W], so that nothing is computed that nobody reads.
+
+    `reads_positions = False`, if it takes lane i for position i, whatever `positions` says.
     """
 
     @property
@@ -64,7 +65,7 @@ class Model(Protocol):
 
     @property
     def shift(self) -> int:
-        """0: the hidden state at i predicts token i. 1: it predicts token i + 1."""
+        """0: the hidden state at position i predicts token i (LLaDA). 1: it predicts token i + 1 (Dream)."""
 
     @property
     def block_causal(self) -> bool:

@@ -17,7 +17,7 @@ class Rows(NamedTuple):
     """All that is known of the rows in work. Nothing here is ever written in place."""
 
     row: Tensor  # int64 [B]  number in the call
-    seed: Tensor  # int64 [B]  with the canvas that the row started from
+    seed: Tensor  # int64 [B]  a hash of the row's seed and its first canvas
     length: Tensor  # int64 [B]
     gen_length: Tensor  # int64 [B]
     horizon: Tensor  # int64 [B]
@@ -25,7 +25,7 @@ class Rows(NamedTuple):
     masked: Tensor  # bool [B, L]  undecided; never inferred from the mask id
     generated: Tensor  # bool [B, L]  masked at the start
     block: Tensor  # bool [B, L]  the current block, committed positions included
-    opened: Tensor  # bool [B, L]  what it was when it opened (differs where `replan` is "step")
+    opened: Tensor  # bool [B, L]  the block as it was when it opened (differs where `replan` is "step")
     opening: Tensor  # bool [B]  the row needs a new block
     ordinal: Tensor  # int64 [B]  number of the current block, from 1
     order: Tensor  # int64 [B, L]  number of the block a position was planned into; 0 for given ones
@@ -36,11 +36,11 @@ class Rows(NamedTuple):
     low: Tensor  # int64 [B]  fewest masks so far
     idle: Tensor  # int64 [B]  steps since then
     trouble: Tensor  # int64 [B]  0, or one of the numbers below
-    done: Tensor  # bool [B]  nothing is done for the row any more: it fills its place until the batch is made smaller
+    done: Tensor  # bool [B]  finished: it only keeps its place until the batch is made smaller
     window: Tensor  # bool [B, L]  what the next step predicts
     feed: Tensor  # bool [B, L]  what it computes
     visible: Tensor  # bool [B, L]  whose keys it may see
-    refresh: Tensor  # bool [B]  whether that is everything it may see
+    refresh: Tensor  # bool [B]  whether it computes everything that it may see
     state: Any  # the scheduler's
 
 
@@ -67,7 +67,7 @@ def first_rows(canvas: Canvas, horizons: dict[int, int], state: Any) -> Rows:
     """The rows before their first step: all of them open a block. horizons: gen_length -> horizon."""
     masks, real = canvas.open.sum(1), canvas.real[:, None]
 
-    # A tensor object per field, and contiguous ones: others would cost a recompilation.
+    # Each field is a contiguous tensor of its own: one that is shared or strided would cost a recompilation.
     def numbers(value: int = 0) -> Tensor:
         return torch.full_like(masks, value)
 

@@ -99,7 +99,7 @@ def one_of(tokens: Tensor, ids: TokenIds) -> Tensor:
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def _constant(ids: tuple[int, ...], device: torch.device) -> Tensor:
-    """The ids on the device: copied there at every call, but once where the caller is compiled, or captured then."""
+    """The ids on the device: copied there at every call, but only once for a caller that is compiled or captured."""
     return torch.tensor(ids, dtype=torch.int64, device=device)
 
 
@@ -129,7 +129,7 @@ def uniform(view: View, stream: int = 0) -> Tensor:
 
 def hash_with(key: Tensor, value: Tensor | int) -> Tensor:
     """Fold a value into a key: int64, broadcast. splitmix64 (Steele et al. 2014) on wrapping 64-bit numbers."""
-    # -~v is v + 1. Inductor would fold that of an `arange` into 32-bit indices, which do not hold the factor on a GPU.
+    # -~v is v + 1: that sum of an `arange` Inductor would fold into 32-bit indices, which overflow on a GPU.
     x = key + (_signed((value + 1) * _INCREMENT) if isinstance(value, int) else -(~value) * _INCREMENT)
     x = (x ^ _shift(x, 30)) * _MIX[0]
     x = (x ^ _shift(x, 27)) * _MIX[1]

@@ -20,10 +20,11 @@ from dllm_sdk.scheduler import check_number
 Processor: TypeAlias = Callable[[Tensor, Tensor, Tensor], Tensor]
 """`f(logits [B, W, V], tokens [B, L], window [B, W]) -> logits`, stateless and row by row.
 
-What is compiled for one serves its equals: make it a function of a module, or a frozen dataclass with `__call__`."""
+Code that is compiled for one serves those that equal it: make it a function of a module, or a frozen dataclass with
+`__call__`."""
 
 _SAMPLER_STREAM = -1  # a strategy's streams start at 0
-_HOTTEST = 1e6  # logits divided by more, or by less than its inverse, would be no numbers of float32 any more
+_HOTTEST = 1e6  # beyond this, or below its inverse, tempered logits leave the range of float32
 _GROUP = 64  # neighbours whose largest is found at once
 
 
@@ -69,7 +70,9 @@ class Sampler:
         """Draft every lane. logits [B, W, V]; key int64 [B]; tokens int64 [B, L]; window int64 [B, W]."""
         logits = logits.float()
         for process in self.processors:
-            logits = process(logits, tokens, window).float().clone()  # it may be the processor's own
+            logits = (
+                process(logits, tokens, window).float().clone()
+            )  # it may be a tensor of the processor's, and is written into
         logits[..., mask_id] = -torch.inf
         shaped = logits / self.temperature if self.temperature > 0 else logits
         if self.top_p < 1:
@@ -114,9 +117,9 @@ def row_seed(seed: Tensor, tokens: Tensor, length: Tensor) -> Tensor:
 
 
 def _first_max(x: Tensor) -> tuple[Tensor, Tensor]:
-    """The largest of [.., V] and where it is first, [..] each: as `max`, which looks for an index one by one.
+    """The maximum of [.., V] and its first position, [..] each: `x.max(-1)`, which is slow because of the position.
 
-    The largest of each group of neighbours is found quickly; a position is looked for among them, and in one of them.
+    The maxima of groups of neighbours are found quickly; the position is looked for among these, then in one group.
     """
     if x.shape[-1] % _GROUP:
         largest, position = x.max(-1)  # documented to return the first of equal maxima

@@ -24,14 +24,14 @@ EosIds: TypeAlias = Annotated[tuple[int, ...], "the model's EOS ids"]
 """A field of this type that is left empty holds the model's EOS ids once decoding starts."""
 
 State = TypeVar("State", default=tuple[()])
-_LARGEST = 2**63 - 1  # of the whole numbers that a tensor holds
+_LARGEST = 2**63 - 1  # the largest int64
 
 
 class View(NamedTuple):
-    """What a scheduler sees of one step. Read only: what is written into it is lost.
+    """What a scheduler sees of one step. Read only.
 
-    Only what is written into the logits shows in the `Step`.
-    L is that of the longest row: how long a row is shows in `open` and `gen_length`.
+    It is a copy, and what is written into it is lost, but for `logits`, where a write would show in the `Step`.
+    L is the length of the longest row: read a row's own length off `open` and `gen_length`.
     """
 
     tokens: Tensor  # int64 [B, L]  canvas; the mask id where undecided
@@ -96,10 +96,10 @@ class Scheduler(ABC, Generic[State]):
 
     @property
     def fits(self) -> Literal["any", "lasting", "own"]:
-        """Whose blocks `select` can work in, read by `combine`.
+        """Whose blocks `select` can work in; `combine` asks.
 
-        Any; those that last as planned until they are done, since it counts their steps or keeps state from their
-        start; its own alone, since `plan` and `select` belong together. With a state the default is "lasting".
+        "any": whoever planned them. "lasting", the default with a state: those that stay as planned until they are
+        done, since `select` counts their steps or keeps state from their start. "own": those of its own `plan` only.
         """
         return "lasting" if keeps_state(self) else "any"
 
@@ -120,7 +120,7 @@ class Scheduler(ABC, Generic[State]):
 
         Without a horizon nothing is computed yet: `view.open` is every mask of the row, `draft` is `tokens`,
         `confidence` 0 and W 0. With one it is the first `horizon` masks, seen as `select` will see them in this step.
-        The state is taken for the rows that open a block only: what counts within a block starts anew here.
+        The state is kept only for the rows that open a block: reset here what belongs to one block.
         """
 
     @abstractmethod
@@ -129,19 +129,19 @@ class Scheduler(ABC, Generic[State]):
 
 
 def values_of(scheduler: Scheduler[Any], *, given: bool = False) -> dict[str, Any]:
-    """Its fields, by name; `given`: those that `__init__` takes. None of one that is no dataclass."""
+    """A scheduler's fields by name; with `given` only those that `__init__` takes. Empty if it is no dataclass."""
     found: tuple[Field[Any], ...] = fields(scheduler) if is_dataclass(scheduler) else ()
     return {item.name: getattr(scheduler, item.name) for item in found if item.init or not given}
 
 
 def parts_of(scheduler: Scheduler[Any]) -> list[Scheduler[Any]]:
-    """The schedulers among its fields, and among what else it holds."""
+    """The schedulers that a scheduler holds, in fields and other attributes."""
     held = values_of(scheduler) | vars(scheduler)  # fields may be slots
     return [value for value in held.values() if isinstance(value, Scheduler)]
 
 
 def field_types(cls: type[Scheduler[Any]]) -> dict[str, Any]:
-    """The types of a scheduler's fields as they are written. Raises ConfigError where a name in one is not there."""
+    """The types of a scheduler's fields as they are written. Raises ConfigError for a name that cannot be found."""
     try:
         return get_type_hints(cls, include_extras=True)
     except NameError as error:
@@ -160,7 +160,7 @@ def check_number(owner: object, name: str, low: float, high: float = float("inf"
 
 
 def check_value(name: str, value: object, low: float, high: float = float("inf"), *, whole: bool = False) -> None:
-    """As `check_number`, for what is no field of the caller's."""
+    """As `check_number`, for a value that is no field."""
     number = isinstance(value, int if whole else (int, float)) and not isinstance(value, bool)
     beyond = isinstance(value, int) and value > _LARGEST
     if not (number and low <= value <= high) or beyond:  # type: ignore[operator]

@@ -47,9 +47,7 @@ PROPERTIES = {
     "row by row": "decides for a row from that row alone",
     "batches": "gives a row the same tokens, steps and forward passes alone, in any batch, order and canvas width",
 }
-
-
-_LARGE = 100_000  # numbers
+_LARGE = 100_000  # numbers in a tensor or module that are too many to digest at every call
 
 
 class CheckFailed(AssertionError):
@@ -81,7 +79,7 @@ class Report:
 
     @cached_property
     def oversights(self) -> list[str]:
-        """What breaks no property and is hardly meant, such as a `plan` that looks where nothing is computed yet."""
+        """What breaks no property but is hardly intended, such as a `plan` that looks before anything is computed."""
         return [] if self.subject is None else oversights(self.subject)
 
 
@@ -122,7 +120,7 @@ def check_scheduler(scheduler: Scheduler[Any], *, examples: int = 50, seed: int 
 
 
 def oversights(scheduler: Scheduler[Any]) -> list[str]:
-    """What breaks no property and is hardly meant, from the first views of a decoding."""
+    """What breaks no property but is hardly intended, from the first views of a decoding."""
     scheduler = with_toy_ids(scheduler)
     bound, first = _first_views(scheduler)
     looked_at = set[str]()
