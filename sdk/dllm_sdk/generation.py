@@ -16,11 +16,12 @@ from dllm_sdk.canvas import Canvas, OpenMask, Prompts, build_canvas, up_to_eos
 from dllm_sdk.decoding import Made, Options, Step, run
 from dllm_sdk.execution import Backend
 from dllm_sdk.model import Model
+from dllm_sdk.recorder import Recorder
 from dllm_sdk.registry import describe
 from dllm_sdk.rows import MAX_IDLE
 from dllm_sdk.sampling import Sampler
 from dllm_sdk.scheduler import Scheduler
-from dllm_sdk.trace import Recorder, Trace
+from dllm_sdk.trace import Trace
 
 
 @dataclass

@@ -1,8 +1,8 @@
-"""What happened to a row at every step: record it, replay it, compare it, save it.
+"""What happened to a row at every step: replay it, compare it, save it.
 
-A trace is data: the canvas as it was given and, per step, what was computed and what was done with it. It is made of
-the loop's `Step`s, which carry all of it anyway, so a run without a trace does nothing for it. Knows no strategy and no
-model; its file format is in docs/reference/trace-format.md.
+A trace is data: the canvas as it was given and, per step, what was computed and what was done with it. `recorder` makes
+it of the loop's `Step`s, which carry all of it anyway, so a run without a trace does nothing for it. Knows no loop and
+no model; its file format is in docs/reference/trace-format.md.
 """
 
 from __future__ import annotations
@@ -13,21 +13,16 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from dllm_sdk.canvas import Canvas, up_to_eos
+from dllm_sdk.canvas import up_to_eos
 from dllm_sdk.errors import ConfigError
-from dllm_sdk.rules import margin
 from dllm_sdk.writing import write_whole
-
-if TYPE_CHECKING:
-    from dllm_sdk.decoding import Step
-    from dllm_sdk.model import Tokenizer
 
 SCHEMA = "dllm-trace/1"
 End: TypeAlias = Literal["open", "held", "full", "eos", "stop"]
@@ -35,7 +30,7 @@ ENDS: tuple[End, ...] = ("open", "held", "full", "eos", "stop")
 """What became of the block with a step. It goes on: with masks (open), or without, since the scheduler holds it (held).
 It ended: no mask is left (full), the row ended before that at an EOS (eos), or because the scheduler said so (stop)."""
 OPEN, COMMITTED, COMMIT, REMASK, EDIT = 1, 2, 4, 8, 16  # bits of Trace.flags
-_WRITES = COMMIT | EDIT
+WRITES = COMMIT | EDIT
 
 
 class TraceStep(NamedTuple):
@@ -101,7 +96,7 @@ class Trace:
         index = range(len(self))[index]
         start, stop = self.offsets[index : index + 2].tolist()
         flags = self.flags[start:stop]
-        wrote, before = (flags & _WRITES) > 0, int(((self.flags[:start] & _WRITES) > 0).sum())
+        wrote, before = (flags & WRITES) > 0, int(((self.flags[:start] & WRITES) > 0).sum())
         mine = slice(before, before + int(wrote.sum()))
         open, committed, commit, remask, edit = ((flags & bit) > 0 for bit in (OPEN, COMMITTED, COMMIT, REMASK, EDIT))
         return TraceStep(
@@ -214,85 +209,6 @@ def to_flags(open: Tensor, committed: Tensor, commit: Tensor, remask: Tensor, ed
     return open * OPEN + committed * COMMITTED + commit * COMMIT + remask * REMASK + edit * EDIT
 
 
-class Recorder:
-    """Makes one trace per row of a canvas: `add` every step of the run, then ask for `traces`."""
-
-    def __init__(self, canvas: Canvas) -> None:
-        """Start from the canvas that the run starts from."""
-        self.canvas = canvas
-        self.rows: list[list[_Entry]] = [[] for _ in range(len(canvas.length))]
-
-    def add(self, step: Step) -> None:
-        """Keep what a step computed and decided, on the host."""
-        view, decision = step.view, step.decision
-        flags = to_flags(view.open, view.committed, decision.commit, decision.remask, decision.edit)
-        whole = torch.stack([view.window, *map(view.to_window, (view.draft, decision.tokens, flags))]).cpu()
-        parts = torch.stack([view.to_window(view.confidence), view.to_window(margin(view))]).half().cpu()
-        counts = (step.rows, step.closed, decision.hold, decision.stop, step.done, step.refreshes, step.fed)
-        table = torch.stack([column.long() for column in counts], dim=1).tolist()
-        for i, (row, *rest) in enumerate(table):
-            real = whole[0, i] < view.tokens.shape[1]
-            self.rows[row].append(_Entry(whole[:, i, real], parts[:, i, real], *rest))
-
-    def traces(self, about: dict[str, Any], tokenizer: Tokenizer | None = None) -> list[Trace]:
-        """One per row, with `about`, the row's own seed and, with a tokenizer, the text of every token in it."""
-        with torch.device("cpu"):  # whatever torch's default is
-            traces = [self._trace(row, {**about, "seed": int(self.canvas.seed[row])}) for row in range(len(self.rows))]
-        if tokenizer is not None:
-            for trace in traces:
-                ids = torch.cat([trace.tokens, trace.draft, trace.written]).unique().tolist()  # type: ignore[no-untyped-call]
-                trace.about["texts"] = {str(token): tokenizer.decode([token]) for token in ids}
-        return traces
-
-    def _trace(self, row: int, about: dict[str, Any]) -> Trace:
-        entries, length = self.rows[row], int(self.canvas.length[row])
-        position, draft, written, flags = torch.cat([entry.whole for entry in entries], dim=1)
-        confidence, near = torch.cat([entry.parts for entry in entries], dim=1)
-        wrote = (flags & _WRITES) > 0
-        totals = torch.tensor([[0, 0], *([entry.refreshes, entry.fed] for entry in entries)])
-        refresh, fed = totals.diff(dim=0).unbind(1)
-        return Trace(
-            tokens=self.canvas.tokens[row, :length].cpu(),
-            open=self.canvas.open[row, :length].cpu(),
-            offsets=torch.tensor([0, *(entry.whole.shape[1] for entry in entries)]).cumsum(0),
-            position=position,
-            draft=draft,
-            confidence=confidence,
-            flags=flags.to(torch.uint8),
-            written=written[wrote],
-            margin=near[wrote],
-            end=torch.tensor([_end(entry) for entry in entries], dtype=torch.uint8),
-            refresh=refresh > 0,
-            fed=fed,
-            about=about,
-        )
-
-
-class _Entry(NamedTuple):
-    """A step of a row, as it is kept while the run goes on."""
-
-    whole: Tensor  # int64 [4, W]  position, draft, what would be written, flags
-    parts: Tensor  # float16 [2, W]  confidence, margin
-    closed: int
-    hold: int
-    stop: int
-    done: int
-    refreshes: int  # so far
-    fed: int  # so far
-
-
-def _end(entry: _Entry) -> int:
-    flags = entry.whole[3]
-    left = bool((((flags & OPEN) > 0) & ((flags & COMMIT) == 0)).any() or ((flags & REMASK) > 0).any())
-    if entry.stop:
-        return ENDS.index("stop")
-    if entry.closed:
-        return ENDS.index("full")
-    if entry.done:
-        return ENDS.index("eos")
-    return ENDS.index("held" if entry.hold and not left else "open")
-
-
 def _part(mine: TraceStep, theirs: TraceStep) -> Parting | None:
     """Where two steps from equal canvases differ."""
     sets: Sequence[tuple[Literal["block", "commit", "remask", "edit"], Tensor, Tensor]] = (
@@ -332,7 +248,7 @@ def _problem(trace: Trace) -> str | None:
     """What is wrong with data that was read, if anything is."""
     steps, entries, length = len(trace.end), len(trace.position), len(trace.tokens)
     sizes = {"open": length, "offsets": steps + 1, "refresh": steps, "fed": steps, "draft": entries, "flags": entries}
-    sizes |= {"confidence": entries, "written": int(((trace.flags & _WRITES) > 0).sum()), "margin": len(trace.written)}
+    sizes |= {"confidence": entries, "written": int(((trace.flags & WRITES) > 0).sum()), "margin": len(trace.written)}
     for name, size in sizes.items():
         if getattr(trace, name).shape != (size,):
             return f"{name} has shape {list(getattr(trace, name).shape)}, not [{size}]"
