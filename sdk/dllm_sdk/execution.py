@@ -9,10 +9,9 @@ from __future__ import annotations
 import time
 import warnings
 from collections import defaultdict
-from collections.abc import Callable, Hashable, Iterator
-from contextlib import contextmanager
+from collections.abc import Hashable
 from dataclasses import dataclass, field
-from functools import cache, cached_property, partial
+from functools import cached_property, partial
 from itertools import count
 from typing import Any, Literal, NamedTuple, TypeAlias, get_args
 from weakref import WeakKeyDictionary
@@ -21,8 +20,9 @@ import torch
 from torch import Tensor
 
 from dllm_sdk.compiling import Compiler, signature
-from dllm_sdk.contract import alike, map_tensors, tensors_of
+from dllm_sdk.contract import map_tensors
 from dllm_sdk.errors import ConfigError, ModelError
+from dllm_sdk.graphs import Captured, copy_into, move_into
 from dllm_sdk.model import Model, Store
 
 Backend: TypeAlias = Literal["eager", "compile", "graph"]
@@ -220,7 +220,7 @@ class Capturing(Compiling):
         self.home = self.fixed.homes[kind]
         graph = self.fixed.graphs[known]
         if home is None:
-            _move(self.home.rows, rows)
+            move_into(self.home.rows, rows)
         if graph is None:
             start = time.perf_counter()
             graph = self.fixed.graphs[known] = Captured(function, self.home.rows, self.fixed.pool, key)
@@ -230,7 +230,7 @@ class Capturing(Compiling):
     def own(self, tree: Any) -> Any:
         """Copies: a graph writes its results where it wrote them before."""
         mine = map_tensors(torch.empty_like, tree)
-        _copy(mine, tree)
+        copy_into(mine, tree)
         return mine
 
     def spent(self) -> float:
@@ -253,30 +253,6 @@ class Home(NamedTuple):
     rows: Any
 
 
-class Captured:
-    """A function of the rows at home: it is recorded once, and replayed on what lies there then."""
-
-    def __init__(self, function: Callable[[Any], Any], rows: Any, pool: list[Any], key: Hashable) -> None:
-        """function: has run before on rows like these, the ones at home; pool: the memory that all graphs share.
-
-        key: what it is known by, and what holds the tensors that are read besides the rows and those of the model.
-        """
-        self.key = key  # keeps these tensors alive; to keep the function would keep the model, too
-        with _apart():
-            for _ in range(2):
-                found = function(rows)
-        # Outside of the pool, whose memory the next graph uses again.
-        self.outputs = alike(
-            found, [rows if isinstance(one, type(rows)) else map_tensors(torch.empty_like, one) for one in found]
-        )
-        self.replay = _record(lambda: _move(self.outputs, function(rows)), pool)
-
-    def __call__(self) -> Any:
-        """The outputs, which the next call overwrites."""
-        self.replay()
-        return self.outputs
-
-
 @dataclass
 class _Fixed:
     """What keeps its address as long as a model lives."""
@@ -290,46 +266,3 @@ class _Fixed:
 
 
 _fixed: WeakKeyDictionary[Model, _Fixed] = WeakKeyDictionary()
-
-
-@cache
-def _other_stream(device: int) -> torch.cuda.Stream:
-    """The same one for all: each would keep memory of its own."""
-    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
-
-
-@contextmanager
-def _apart() -> Iterator[None]:
-    """On another stream, as a function that is to be captured must be run before."""
-    stream = _other_stream(torch.cuda.current_device())
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        yield
-    torch.cuda.current_stream().wait_stream(stream)
-
-
-def _record(run: Callable[[], None], pool: list[Any]) -> Callable[[], None]:
-    """A CUDA graph of a function without arguments and results."""
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph, pool=pool[0] if pool else None):
-        run()
-    pool[:] = [graph.pool()]
-    return graph.replay
-
-
-def _move(targets: Any, sources: Any) -> None:
-    """`_copy` where sources may lie in the targets' memory: these are read before anything is written."""
-    pairs = [pair for pair in zip(tensors_of(targets), tensors_of(sources), strict=True) if pair[0] is not pair[1]]
-    memory = {target.untyped_storage().data_ptr() for target in tensors_of(targets)}
-    apart = [one.clone() if one.untyped_storage().data_ptr() in memory else one for _, one in pairs]
-    _copy([target for target, _ in pairs], apart)
-
-
-def _copy(targets: Any, sources: Any) -> None:
-    """Tensors into tensors, those of one type together: a few kernels for all of them."""
-    pairs: dict[torch.dtype, list[tuple[Tensor, Tensor]]] = defaultdict(list)
-    for target, source in zip(tensors_of(targets), tensors_of(sources), strict=True):
-        if target.numel():
-            pairs[target.dtype].append((target, source))
-    for same in pairs.values():
-        torch._foreach_copy_([target for target, _ in same], [source for _, source in same])

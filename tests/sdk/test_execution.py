@@ -34,6 +34,7 @@ from dllm_sdk import (
     decode,
     execution,
     generate,
+    graphs,
     load_scheduler,
 )
 from dllm_sdk.caching import Cache
@@ -81,8 +82,8 @@ def packing(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def capturing(compiler: Compiler, monkeypatch: pytest.MonkeyPatch) -> Compiler:
     """Graphs without a GPU: what would be recorded is run again, on the same tensors in the same places."""
-    monkeypatch.setattr(execution, "_apart", nullcontext)
-    monkeypatch.setattr(execution, "_record", lambda run, pool: run)
+    monkeypatch.setattr(graphs, "_apart", nullcontext)
+    monkeypatch.setattr(graphs, "_record", lambda run, pool: run)
     monkeypatch.setattr(execution, "check_runs", lambda backend, model: None)
     return compiler
 
@@ -134,7 +135,7 @@ def test_a_captured_step_stays_on_its_device(
         return replay
 
     replayed: list[Any] = []
-    monkeypatch.setattr(execution, "_record", record)
+    monkeypatch.setattr(graphs, "_record", record)
     # What is compiled runs as it is written: elsewhere is no device that code can be made for.
     monkeypatch.setattr(Compiler, "__call__", lambda self, what, key, function, *tensors: function(*tensors))
     model, scheduler = transformer(block_causal=block_causal, heads=4), load_scheduler("threshold:block=6")
@@ -249,7 +250,7 @@ def test_what_moves_within_the_rows_is_read_before_it_is_written_over() -> None:
     """As when a step that was not captured yet hands back fields of rows that were."""
     home = tuple(torch.full((3,), float(i)) for i in range(3))
     first, second, third = home
-    execution._move(home, (second, first, third))
+    graphs.move_into(home, (second, first, third))
     assert [one[0].item() for one in home] == [1.0, 0.0, 2.0]
 
 
@@ -303,11 +304,11 @@ def test_threads_that_compile_at_once_do_not_take_each_other_for_an_obstacle(com
 
 def test_a_graph_keeps_its_scheduler_and_not_its_model(monkeypatch: pytest.MonkeyPatch) -> None:
     """A table is read at the address that was recorded, though nobody else has the scheduler any more."""
-    monkeypatch.setattr(execution, "_apart", nullcontext)
-    monkeypatch.setattr(execution, "_record", lambda run, pool: run() or (lambda: None))
+    monkeypatch.setattr(graphs, "_apart", nullcontext)
+    monkeypatch.setattr(graphs, "_record", lambda run, pool: run() or (lambda: None))
     model, scheduler = transformer(), Tabled()
     function = partial(lambda model, rows: (rows[0] + 1,), model)
-    graph = execution.Captured(function, (torch.ones(3),), [], ("step", scheduler))
+    graph = graphs.Captured(function, (torch.ones(3),), [], ("step", scheduler))
     alive = [weakref.ref(one) for one in (scheduler.threshold, model)]
     del function, model, scheduler
     gc.collect()
