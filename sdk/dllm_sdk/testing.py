@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from dataclasses import dataclass, field, is_dataclass, replace
-from functools import cached_property, partial
-from inspect import get_annotations
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import hypothesis
@@ -19,12 +18,12 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
 
 from dllm_sdk.binding import Held, bind, named, stamp, summary
-from dllm_sdk.combining import Wrapper, telling
-from dllm_sdk.compiling import line_of, obstacle
+from dllm_sdk.combining import Wrapper
+from dllm_sdk.compiling import line_of
 from dllm_sdk.contract import check_members, check_state, map_tensors
-from dllm_sdk.decoding import decode
-from dllm_sdk.elsewhere import ELSEWHERE, DeviceError, Uncrossed, elsewhere, fetch, send
+from dllm_sdk.elsewhere import ELSEWHERE, DeviceError, elsewhere, fetch
 from dllm_sdk.errors import ConfigError, DllmError, SchedulerError, SchedulerStalled
+from dllm_sdk.remarks import compile_obstacle, oversights, sent
 from dllm_sdk.scheduler import Decision, Scheduler, View, values_of
 from dllm_sdk.toys import Case as Case
 from dllm_sdk.toys import Row as Row
@@ -119,71 +118,6 @@ def check_scheduler(scheduler: Scheduler[Any], *, examples: int = 50, seed: int 
     return Report(repr(scheduler), examples, list(PROPERTIES), scheduler)
 
 
-def oversights(scheduler: Scheduler[Any]) -> list[str]:
-    """What breaks no property but is hardly intended, from the first views of a decoding."""
-    scheduler = with_toy_ids(scheduler)
-    bound, first = _first_views(scheduler)
-    looked_at = set[str]()
-    view, state = first["plan"]
-    bound.plan(telling(view, looked_at.add), state)
-    decision, _ = bound.select(*first["select"])
-    found = []
-    looks = " and ".join(f"view.{name}" for name in ("draft", "confidence", "logits") if name in looked_at)
-    if looks and type(scheduler).horizon is Scheduler.horizon:
-        found.append(f"plan looks at {looks}, and there is nothing to see before a forward pass: override `horizon`")
-    wishes = " and ".join(f"`{name}`" for name in ("remask", "edit", "hold") if getattr(decision, name) is not None)
-    if wishes and type(scheduler).revises is Scheduler.revises:
-        found.append(f"select returns {wishes}, which has no effect before `revises` is overridden")
-    if not (is_dataclass(scheduler) and type(scheduler).__dataclass_params__.frozen):
-        found.append("it is no frozen dataclass, so two that are equal are not known to be: @dataclass(frozen=True)")
-    declared = [name for name, hint in get_annotations(type(scheduler)).items() if "ClassVar" not in str(hint)]
-    if declared and is_dataclass(scheduler) and "__dataclass_fields__" not in vars(type(scheduler)):
-        found.append(f"{', '.join(declared)} is no field, as what it inherits: @dataclass(frozen=True) above it, too")
-    return found
-
-
-def compile_obstacle(scheduler: Scheduler[Any]) -> str | None:
-    """What keeps `plan` or `select` from being compiled, from the first views of a decoding; None: nothing."""
-    scheduler = with_toy_ids(scheduler)
-    bound, first = _first_views(scheduler)
-    found = (
-        obstacle(getattr(bound, method), *given) or _crossing(scheduler, method, given)
-        for method, given in first.items()
-    )
-    return next(filter(None, found), None)
-
-
-def _first_views(scheduler: Scheduler[Any]) -> tuple[Scheduler[Any], dict[str, tuple[View, Any]]]:
-    """The scheduler bound to a model, and what its `plan` and `select` are asked first."""
-    model = ToyModel(5).build()
-    bound = bind(scheduler, model)
-    asked = _Asked(bound, Case(ToyModel(5), ()))
-    for _ in decode(model, [[1, 2], [3]], asked, gen_length=[40, 36]):
-        if len(asked.first) == 2:
-            break
-    return bound, asked.first
-
-
-def _crossing(scheduler: Scheduler[Any], method: str, given: Any) -> str | None:
-    """Where a method copies between a device and the CPU, which a captured one cannot."""
-    with elsewhere():
-        ask = _sent(scheduler, ToyModel(5), method, given)
-        try:
-            with Uncrossed():
-                ask()
-        except DeviceError as error:
-            return f"{line_of(error)} copies between the device and the CPU"
-        except Exception:
-            return None  # it asks for something that only a real device has
-    return None
-
-
-def _sent(scheduler: Scheduler[Any], model: ToyModel, method: str, given: Any) -> partial[Any]:
-    """A method with what it is given, all of it elsewhere."""
-    away = bind(scheduler, model.build(ELSEWHERE))
-    return partial(getattr(away, method), *map_tensors(lambda tensor: send(tensor.clone()), given))
-
-
 def check_case(scheduler: Scheduler[Any], case: Case) -> None:
     """Check every property on one case; raises CheckFailed."""
     model = case.model.build()
@@ -274,7 +208,7 @@ class _Spy(Wrapper):
             return
         self.sent.add(method)
         with elsewhere():
-            ask = _sent(self.inner, self.case.model, method, given)
+            ask = sent(self.inner, self.case.model, method, given)
             try:
                 found = ask()
             except DeviceError as error:
@@ -316,20 +250,6 @@ class _Spy(Wrapper):
             size = self.case.model.vocabulary
             sound = (written >= 0) & (written < size - 1)  # the last id is the mask
             self.expect("stays inside", sound.all(), "select writes the mask or an id outside the vocabulary")
-
-
-@dataclass(frozen=True, repr=False)
-class _Asked(_Spy):
-    """Notes what each method was asked first."""
-
-    first: dict[str, tuple[View, Any]] = field(default_factory=dict)
-
-    def ask_elsewhere(self, method: str, given: Any, answer: Any) -> None:
-        """It checks nothing."""
-
-    def watch(self, method: str, call: Callable[..., Any], view: View, state: Any) -> Any:
-        self.first.setdefault(method, map_tensors(torch.clone, (view, state)))
-        return call(view, state)
 
 
 def _generators() -> tuple[Any, ...]:
