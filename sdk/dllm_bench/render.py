@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv as csv_module
 import io
-import json as json_module
+import json
 import re
 import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -227,11 +227,6 @@ def code(name: str) -> str:
     return f"`{plain}`"
 
 
-def json(comparison: Comparison) -> str:
-    """Everything but the outcomes."""
-    return json_module.dumps(comparison.to_dict(), indent=2, ensure_ascii=False)
-
-
 def jsonl(comparison: Comparison) -> str:
     """One pooled row per line."""
     return json_lines(asdict(row) for row in comparison.rows)
@@ -245,7 +240,7 @@ def csv(comparison: Comparison) -> str:
 
 def json_lines(rows: Iterable[Mapping[str, Any]]) -> str:
     """A JSON object per row and line."""
-    return "\n".join(json_module.dumps(row, ensure_ascii=False) for row in rows)
+    return "\n".join(json.dumps(row, ensure_ascii=False) for row in rows)
 
 
 def csv_lines(rows: Sequence[Mapping[str, Any]], names: Sequence[str] = ()) -> str:
@@ -262,4 +257,4 @@ def csv_lines(rows: Sequence[Mapping[str, Any]], names: Sequence[str] = ()) -> s
 
 
 def _csv_cell(value: Any) -> Any:
-    return json_module.dumps(value, ensure_ascii=False) if isinstance(value, dict | list) else value
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, dict | list) else value

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json as json_module
 from typing import Any
 
 from dllm_bench.regression import Change, Diff
@@ -63,11 +62,6 @@ def md(diff: Diff) -> str:
     rows = [[code(change.b.scheduler), *_cells(change)] for change in diff.changes]
     lines = [f"{diff.title}\n", *pipe_table(["scheduler", *_TITLES], rows), ""]
     return "\n".join([*lines, *(f"- {text}" for text in [*remarks(diff), _MEANING])])
-
-
-def json(diff: Diff) -> str:
-    """Everything."""
-    return json_module.dumps(diff.to_dict(), indent=2, ensure_ascii=False)
 
 
 def jsonl(diff: Diff) -> str:

@@ -6,6 +6,7 @@ computes them.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib import import_module
@@ -26,12 +27,20 @@ def check_format(format: str, known: Iterable[str] = FORMATS) -> None:
 class Result:
     """What a run found. `str()` is the table of the command line; a notebook shows it as markdown."""
 
-    forms: ClassVar[str]  # the module that has a function per format, `Result -> text`
+    forms: ClassVar[str]  # the module that has a function for every format but JSON, `Result -> text`
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data."""
+        return asdict(self)  # type: ignore[call-overload, no-any-return]
+
+    def to_json(self) -> str:
+        """`to_dict` as text."""
+        return json.dumps(self.to_dict(), indent=2, ensure_ascii=False)
 
     def to(self, format: Format, **style: Any) -> str:
         """As "table", "json", "jsonl", "csv" or "md". `style` is for the table. Raises ConfigError."""
         check_format(format)
-        return str(getattr(import_module(self.forms), format)(self, **style))
+        return self.to_json() if format == "json" else str(getattr(import_module(self.forms), format)(self, **style))
 
     def __str__(self) -> str:
         return self.to("table")
@@ -216,10 +225,6 @@ class Comparison(Result):
     def to_markdown(self) -> str:
         """A markdown table with its notes."""
         return self.to("md")
-
-    def to_json(self) -> str:
-        """`to_dict` as text."""
-        return self.to("json")
 
     def to_csv(self) -> str:
         """One line per pooled row."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -59,10 +59,6 @@ class Calibration(Result):
         if self.file is None:
             raise ValueError(f"no setting reaches {self.target}: there is nothing to save")
         write_whole(path, self.file)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain data."""
-        return asdict(self)
 
     def to_html(self) -> str:
         """A self-contained page: the front, and how reliable confidence is before and after recalibration."""

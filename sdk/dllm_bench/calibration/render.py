@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json as json_module
+import json
 from dataclasses import asdict
 from typing import Any
 
@@ -39,7 +39,7 @@ def cells(found: Calibration, one: Setting) -> list[str]:
 
 
 def _brief(value: Any) -> str:
-    text = json_module.dumps(value, ensure_ascii=False)
+    text = json.dumps(value, ensure_ascii=False)
     return text if len(text) <= 16 else f"{text[:13]}..."
 
 
@@ -147,11 +147,6 @@ def md(found: Calibration) -> str:
     rows = [[role(one), *cells(found, one)] for one in shown(found)]
     lines = [f"{title(found)}\n", *pipe_table(["", *titles(found)], rows), ""]
     return "\n".join([*lines, *(f"- {text}" for text in [*remarks(found), *definitions(found)])])
-
-
-def json(found: Calibration) -> str:
-    """Everything."""
-    return json_module.dumps(found.to_dict(), indent=2, ensure_ascii=False)
 
 
 def jsonl(found: Calibration) -> str:

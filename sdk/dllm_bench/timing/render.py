@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json as json_module
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, NamedTuple, TypeAlias
@@ -172,11 +171,6 @@ def md(speed: Speed) -> str:
         rows = [[name, *row] for name, row in one.rows]
         lines += ["", f"**{one.name}**", "", *pipe_table([one.corner, *one.titles], rows), "", one.legend]
     return "\n".join([*lines, "", *(f"- {text}" for text in speed.notes)])
-
-
-def json(speed: Speed) -> str:
-    """Everything."""
-    return json_module.dumps(speed.to_dict(), indent=2, ensure_ascii=False)
 
 
 def jsonl(speed: Speed) -> str:

@@ -6,7 +6,7 @@ Every time is in milliseconds, with the quartiles of its rounds.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from dllm_bench.results import Result
@@ -93,10 +93,6 @@ class Speed(Result):
     environment: Mapping[str, Any] = field(repr=False)  # versions, machine and settings
     notes: Sequence[str] = field(repr=False)
     decisions: Sequence[DecisionCost] = ()  # of the schedulers that were asked for
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain data."""
-        return asdict(self)
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Speed:
