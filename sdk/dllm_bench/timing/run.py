@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import zip_longest
 from typing import Any, Literal, NamedTuple, TypeAlias
 
@@ -115,7 +116,7 @@ class Part(NamedTuple):
     """One thing to measure, within a share of the budget."""
 
     name: str
-    measure: Callable[[Speed, Callable[[], bool]], Speed]
+    measure: Callable[[Speed, Callable[[], bool]], Speed]  # adds to what was found; asks whether its share is used up
 
 
 def speed(  # noqa: PLR0913  one per option of the command
@@ -245,53 +246,37 @@ def _parts(setting: Setting) -> tuple[list[Part], list[str]]:
         notes.append(f"No adaptive rate: {error}.")
     for size in setting.batch_sizes:
         if setting.schedulers:  # what was asked for by name
-            parts.append(Part(f"decisions, batch {size}", _decisions(setting, size)))
+            parts.append(Part(f"decisions, batch {size}", partial(_decisions, setting, size)))
         for cache in setting.caches:
             if racing and size == setting.batch_sizes[0]:
-                parts.append(Part(f"race, cache {cache}", _race(setting, cache)))
-            parts.append(Part(f"steps, cache {cache}, batch {size}", _steps(setting, cache, size)))
+                parts.append(Part(f"race, cache {cache}", partial(_race, setting, cache)))
+            parts.append(Part(f"steps, cache {cache}, batch {size}", partial(_steps, setting, cache, size)))
         if size in jobs:
-            parts.append(Part(f"adaptive, batch {size}", _adaptive(setting, jobs[size])))
+            parts.append(Part(f"adaptive, batch {size}", partial(_adaptive, setting, jobs[size])))
     if not trained:
         notes.append("No adaptive rate: a model without a tokenizer reads no prompt, and random ids would say nothing.")
     return parts, notes
 
 
-def _race(setting: Setting, cache: str) -> Callable[[Speed, Callable[[], bool]], Speed]:
-    def measure(found: Speed, enough: Callable[[], bool]) -> Speed:
-        return replace(found, races=[*found.races, *race(setting.track(cache), setting.backends, enough)])
-
-    return measure
+def _race(setting: Setting, cache: str, found: Speed, enough: Callable[[], bool]) -> Speed:
+    return replace(found, races=[*found.races, *race(setting.track(cache), setting.backends, enough)])
 
 
-def _steps(setting: Setting, cache: str, batch_size: int) -> Callable[[Speed, Callable[[], bool]], Speed]:
-    def measure(found: Speed, enough: Callable[[], bool]) -> Speed:
-        job = setting.forced(cache, batch_size)
-        seen = rounds([job], setting.backends, most=setting.rounds, enough=enough)
-        return replace(
-            found,
-            steps=[*found.steps, *step_costs(job, seen, found.ceilings)],
-            rates=[*found.rates, *rates("forced", job, seen)],
-        )
-
-    return measure
+def _steps(setting: Setting, cache: str, batch_size: int, found: Speed, enough: Callable[[], bool]) -> Speed:
+    job = setting.forced(cache, batch_size)
+    seen = rounds([job], setting.backends, most=setting.rounds, enough=enough)
+    steps = [*found.steps, *step_costs(job, seen, found.ceilings)]
+    return replace(found, steps=steps, rates=[*found.rates, *rates("forced", job, seen)])
 
 
-def _adaptive(setting: Setting, jobs: Sequence[Job]) -> Callable[[Speed, Callable[[], bool]], Speed]:
-    def measure(found: Speed, enough: Callable[[], bool]) -> Speed:
-        seen = rounds(jobs, setting.backends, most=setting.rounds, enough=enough)
-        return replace(found, rates=[*found.rates, *rates("adaptive", jobs[0], seen)])
-
-    return measure
+def _adaptive(setting: Setting, jobs: Sequence[Job], found: Speed, enough: Callable[[], bool]) -> Speed:
+    seen = rounds(jobs, setting.backends, most=setting.rounds, enough=enough)
+    return replace(found, rates=[*found.rates, *rates("adaptive", jobs[0], seen)])
 
 
-def _decisions(setting: Setting, batch_size: int) -> Callable[[Speed, Callable[[], bool]], Speed]:
-    def measure(found: Speed, enough: Callable[[], bool]) -> Speed:
-        jobs = setting.decided(batch_size)
-        seen = decision_costs(jobs, setting.backends, most=setting.rounds, enough=enough)
-        return replace(found, decisions=[*found.decisions, *seen])
-
-    return measure
+def _decisions(setting: Setting, batch_size: int, found: Speed, enough: Callable[[], bool]) -> Speed:
+    seen = decision_costs(setting.decided(batch_size), setting.backends, most=setting.rounds, enough=enough)
+    return replace(found, decisions=[*found.decisions, *seen])
 
 
 @contextmanager
