@@ -15,8 +15,7 @@ from dllm_bench.measure import Batch, Contender, cut
 from dllm_bench.questions import Questions
 from dllm_bench.results import Entrant
 from dllm_sdk import Cache, ConfigError, DllmError, Model, Scheduler, load_cache, load_model, load_scheduler
-from dllm_sdk.binding import bind
-from dllm_sdk.registry import describe
+from dllm_sdk.binding import bind, describe
 from dllm_sdk.scheduler import check_value
 
 _MODEL_NEEDS = ("mask_id", "eos_ids", "vocab_size", "shift", "block_causal", "max_length", "device", "tokenizer")

@@ -17,8 +17,7 @@ import dllm_sdk
 from dllm_bench.environment import family, state
 from dllm_bench.inputs import check_whole, load_any_model, load_schedulers
 from dllm_sdk import Cache, ConfigError, Model, Sampler, Scheduler, generate, load_cache
-from dllm_sdk.binding import bind, digest
-from dllm_sdk.registry import describe
+from dllm_sdk.binding import bind, describe, digest
 
 try:
     from lm_eval.api.model import LM

@@ -1,12 +1,13 @@
 """A scheduler as a model needs it: ids looked up in its fields, and what they hold on the model's device.
 
-Also what tells two of these apart: tensors and modules go by a digest. Knows the two protocols, no loop.
+Also how the fields are written down: tensors and modules go by a digest. Knows the two protocols, no loop.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
+import math
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sized
 from copy import copy, deepcopy
 from functools import partial
@@ -146,6 +147,28 @@ def stamp(held: Held) -> Hashable:
 def named(held: Held) -> dict[str, Tensor]:
     """The tensors it holds, by name."""
     return {"": held} if isinstance(held, Tensor) else dict(chain(held.named_parameters(), held.named_buffers()))
+
+
+def describe(scheduler: Scheduler[Any]) -> dict[str, Any]:
+    """A scheduler's fields as JSON can hold them; parts of a combined one become objects with their class.
+
+    Tensors and modules go by a digest of what they hold.
+    """
+    return {name: _plain(value) for name, value in values_of(scheduler, given=True).items()}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Held):
+        return summary(value)
+    if isinstance(value, Scheduler):
+        return {"class": f"{type(value).__module__}:{type(value).__qualname__}", **describe(value)}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if value is None or isinstance(value, bool | int | str) or (isinstance(value, float) and math.isfinite(value)):
+        return value
+    return repr(value)  # JSON has no infinity and no functions
 
 
 def summary(held: Held) -> str:

@@ -11,13 +11,13 @@ import torch
 from torch import Tensor
 
 from dllm_sdk import __version__
+from dllm_sdk.binding import describe
 from dllm_sdk.caching import Cache, NoCache
 from dllm_sdk.canvas import Canvas, OpenMask, Prompts, build_canvas, up_to_eos
 from dllm_sdk.decoding import Made, Options, Step, run
 from dllm_sdk.execution import Backend
 from dllm_sdk.model import Model
 from dllm_sdk.recorder import Recorder
-from dllm_sdk.registry import describe
 from dllm_sdk.rows import MAX_IDLE
 from dllm_sdk.sampling import Sampler
 from dllm_sdk.scheduler import Scheduler

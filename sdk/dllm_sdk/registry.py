@@ -15,7 +15,6 @@ import hashlib
 import importlib
 import importlib.util
 import inspect
-import math
 import re
 import sys
 import tomllib
@@ -329,30 +328,3 @@ def _unknown(what: str, name: str, known: list[str]) -> str:
 
 def _broken(what: str, error: BaseException) -> str:
     return f"{what} cannot be loaded: {type(error).__name__}: {error}"
-
-
-def describe(scheduler: Scheduler[Any]) -> dict[str, Any]:
-    """A scheduler's fields as JSON can hold them; parts of a combined one become objects with their class.
-
-    Tensors and modules are told by a digest of what they hold.
-    """
-    from dllm_sdk.scheduler import values_of
-
-    return {name: _plain(value) for name, value in values_of(scheduler, given=True).items()}
-
-
-def _plain(value: Any) -> Any:
-    from dllm_sdk.binding import Held, summary
-    from dllm_sdk.scheduler import Scheduler
-
-    if isinstance(value, Held):
-        return summary(value)
-    if isinstance(value, Scheduler):
-        return {"class": f"{type(value).__module__}:{type(value).__qualname__}", **describe(value)}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if value is None or isinstance(value, bool | int | str) or (isinstance(value, float) and math.isfinite(value)):
-        return value
-    return repr(value)  # JSON has no infinity and no functions

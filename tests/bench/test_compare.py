@@ -22,7 +22,7 @@ from dllm_bench.timing.ceilings import Ceilings
 from dllm_reference_model.model import Config, Transformer
 from dllm_reference_model.public import PublicTransformer
 from dllm_sdk import ConfigError, combine, load_scheduler
-from dllm_sdk.registry import describe
+from dllm_sdk.binding import describe
 from tests.bench.toys import CountTask, Letters, Pairs, counting, task
 
 ROW = {"scheduler", "n", "accuracy", "accuracy_low", "accuracy_high", "answer_accuracy", "nfe", "tpf", "fields"}

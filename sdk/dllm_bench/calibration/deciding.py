@@ -19,7 +19,7 @@ from dllm_bench.metrics import difference
 from dllm_bench.results import Difference, Outcome
 from dllm_bench.significance import Floats
 from dllm_sdk import NoCache, Scheduler
-from dllm_sdk.registry import describe
+from dllm_sdk.binding import describe
 
 REFERENCE = "reference"
 

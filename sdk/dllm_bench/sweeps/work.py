@@ -29,9 +29,9 @@ from dllm_bench.results import DEFINITIONS, Entrant, Outcome
 from dllm_bench.sweeps.grid import texts
 from dllm_bench.sweeps.sources import code_of, digest
 from dllm_sdk import ConfigError, DllmError, NoCache, Sampler
+from dllm_sdk.binding import describe
 from dllm_sdk.errors import CalibrationWarning
 from dllm_sdk.execution import Backend, check_backend
-from dllm_sdk.registry import describe
 
 _NAMED_AGAIN = ("scheduler", "cache", "agreement")  # what an outcome owes to the other configurations
 
