@@ -42,10 +42,13 @@ class Meter:
         filled = _BAR * at.done // at.total
         bar = "#" * filled + "." * (_BAR - filled)
         line = f"[{bar}] {100 * at.done // at.total:3d} %  {at.task}  {at.scheduler}{self._left()}"
-        width = shutil.get_terminal_size().columns - 1
-        self.stream.write(f"\r\033[K{line[:width]}")
-        self.stream.flush()
+        self._renew(line)
         return None
+
+    def _renew(self, line: str) -> None:
+        """In place of the line before, cut to the terminal."""
+        self.stream.write(f"\r\033[K{line[: shutil.get_terminal_size().columns - 1]}")
+        self.stream.flush()
 
     def _left(self) -> str:
         if not self.done or self._start is None:
@@ -56,5 +59,4 @@ class Meter:
     def clear(self) -> None:
         """Take the bar away."""
         if self.live and self._start is not None:
-            self.stream.write("\r\033[K")
-            self.stream.flush()
+            self._renew("")

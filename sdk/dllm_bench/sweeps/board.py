@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from typing import TYPE_CHECKING
 
@@ -28,6 +27,4 @@ class Board(Meter):
         elif at.done == at.total:
             self.clear()
         else:
-            width = shutil.get_terminal_size().columns - 1
-            self.stream.write(f"\r\033[K{f'{line}  {at.last}'[:width]}")
-            self.stream.flush()
+            self._renew(f"{line}  {at.last}")
