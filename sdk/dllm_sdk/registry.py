@@ -70,7 +70,8 @@ def _claimed(kind: Kind, points: list[EntryPoint]) -> str | None:
 
 
 def load(kind: Kind, name: str) -> Any:
-    """The object behind a name, MODULE:OBJECT or FILE.py:OBJECT. Raises RegistryError."""
+    """The object behind a name, MODULE:OBJECT or FILE.py:OBJECT. Raises RegistryError, ConfigError."""
+    _check_text(kind, name)
     if ":" in name:
         return _load_path(kind, *name.rsplit(":", 1))
     if name.endswith(".py"):
@@ -94,8 +95,7 @@ def load_scheduler(spec: str) -> Scheduler[Any]:
     """
     from dllm_sdk.combining import combine
 
-    if not isinstance(spec, str):
-        raise ConfigError(f"a SPEC is a text, such as 'threshold:threshold=0.8', got {spec!r}")
+    _check_text("scheduler", spec)
     parts = split(spec, "+")
     if len(parts) > 2 or (len(parts) == 2 and not all(parts)):
         raise ConfigError(f"scheduler {spec!r}: PLAN+SELECT combines two schedulers, one on each side of a single +")
@@ -147,6 +147,7 @@ def load_model(name: str, *, device: str = "cpu", dtype: str | torch.dtype | Non
     """
     import torch
 
+    _check_text("model", name)
     kind = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
     if dtype is not None and not (isinstance(kind, torch.dtype) and kind.is_floating_point):
         hint = f"; for weights in eight bits load int8:{name}" if kind is torch.int8 else ""
@@ -175,6 +176,7 @@ def load_cache(spec: str) -> Cache:
 
     >>> load_cache("dual:refresh_every=8")                                                     # doctest: +SKIP
     """
+    _check_text("cache", spec)
     name, fields = _parse("cache", spec)
     if name not in CACHES:
         raise RegistryError(_unknown(f"cache {name!r}", name, list(CACHES)))
@@ -186,6 +188,11 @@ def load_cache(spec: str) -> Cache:
 def load_task(name: str) -> Any:
     """A task from NAME, MODULE:OBJECT or FILE.py:OBJECT. Raises RegistryError."""
     return load("task", name)
+
+
+def _check_text(kind: Kind, given: object) -> None:
+    if not isinstance(given, str):
+        raise ConfigError(f"a {kind} is loaded by a text that names it, got {given!r}")
 
 
 def _load_path(kind: Kind, where: str, attribute: str) -> Any:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import importlib
 import math
 import sys
+from collections.abc import Callable
 from importlib.metadata import EntryPoint
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from dllm_sdk import ConfigError, RegistryError, load_model, load_scheduler, load_task, registry
+from dllm_sdk import ConfigError, DualCache, RegistryError, load_cache, load_model, load_scheduler, load_task, registry
 from dllm_sdk.testing import check_scheduler
 from dllm_strategies import AdaBlock, FixedBlock
 
@@ -120,7 +122,7 @@ BAD = [
     ("@flat.toml", ConfigError, "flat.toml holds 'block', which no scheduler file has"),
     ("./mine.txt:Mine", RegistryError, "./mine.txt is no Python file: give FILE.py:Mine"),
     ("mine.txt", RegistryError, "what is in a file is FILE.py:CLASS"),
-    (5, ConfigError, "a SPEC is a text, such as 'threshold:threshold=0.8', got 5"),
+    (5, ConfigError, "a scheduler is loaded by a text that names it, got 5"),
 ]
 
 
@@ -129,6 +131,12 @@ def test_a_bad_spec_is_one_clear_sentence(folder: Path, spec: str, kind: type[Ex
     with pytest.raises(kind) as caught:
         load_scheduler(spec)
     assert words in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("load", [load_cache, load_model, load_task])
+def test_what_is_no_text_is_one_clear_sentence(load: Callable[[Any], Any]) -> None:
+    with pytest.raises(ConfigError, match=r"is loaded by a text that names it, got DualCache\(suffix=True"):
+        load(DualCache())
 
 
 def test_models_and_tasks(folder: Path) -> None:
