@@ -8,8 +8,7 @@ from collections.abc import Sequence
 from itertools import groupby
 
 from dllm_bench.catalogue import Plugin
-
-WIDTH = 100
+from dllm_bench.render import WIDTH
 
 
 def listing(plugins: Sequence[Plugin]) -> str:
