@@ -15,8 +15,8 @@ from typing import Any, Literal, TypeAlias
 import torch
 from torch import Tensor
 
-from dllm_sdk.bridges.block import Asked, Block, open_block, step
-from dllm_sdk.bridges.hosts import asked_of, listed
+from dllm_sdk.bridges.block import Block, Decider, open_block, step
+from dllm_sdk.bridges.hosts import listed, scheduler_for
 from dllm_sdk.errors import ConfigError
 from dllm_sdk.rules import aligned
 from dllm_sdk.sampling import Sampler
@@ -46,7 +46,7 @@ class DllmScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
     def __init__(self, scheduler: str, block_length: int = 32, eos_ids: tuple[int, ...] = (), seed: int = 0) -> None:
         """Check that the pipeline can run it."""
         self._eos_ids, self._seed, self._size = listed(eos_ids), seed, block_length
-        self._scheduler = asked_of("diffusers", scheduler, block_length, eos_ids=self._eos_ids, seed=seed)
+        self._scheduler = scheduler_for("diffusers", scheduler, block_length, eos_ids=self._eos_ids, seed=seed)
         self._block: Block | None = None  # the pipeline hands no state around: it lives from a block's first step on
 
     def set_timesteps(self, num_inference_steps: int, device: Any = None, block_length: int | None = None) -> None:
@@ -84,8 +84,8 @@ class DllmScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         if timestep == 0 or self._block is None:
             given = torch.zeros_like(sample, dtype=torch.bool) if prompt_mask is None else prompt_mask.expand_as(sample)
             self._block = open_block(self._scheduler, sample, given)
-        asked = Asked(self._scheduler, mask_token_id, self._eos_ids, sampler, self._seed)
-        done = step(asked, self._block, sample, model_output)
+        decider = Decider(self._scheduler, mask_token_id, self._eos_ids, sampler, self._seed)
+        done = step(decider, self._block, sample, model_output)
         self._block = done.block
         output = (done.tokens, done.commit, done.revise, done.draft, done.confidence, model_output)
         return BlockRefinementSchedulerOutput(*output) if return_dict else output

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dllm_sdk.bridges.block import Asked, Stepped, bound, open_block, step
+from dllm_sdk.bridges.block import Decider, Stepped, bound, open_block, step
 from dllm_sdk.combining import Wrapper, telling
 from dllm_sdk.errors import ConfigError
 from dllm_sdk.registry import load_scheduler
@@ -33,7 +33,7 @@ def listed(value: Any) -> tuple[Any, ...]:
     return tuple(value) if isinstance(value, list | tuple) else (value,)
 
 
-def asked_of(host: str, spec: str, size: int, *, eos_ids: tuple[int, ...] = (), seed: int = 0) -> Scheduler[Any]:
+def scheduler_for(host: str, spec: str, size: int, *, eos_ids: tuple[int, ...] = (), seed: int = 0) -> Scheduler[Any]:
     """The scheduler of a SPEC, for blocks of `size` positions. Raises ConfigError, in one sentence, if `host` cannot.
 
     Its fields of EOS ids are filled from `eos_ids`.
@@ -119,14 +119,14 @@ def _planned(scheduler: Scheduler[Any], size: int, start: int) -> list[int]:
 
 def _run(scheduler: Scheduler[Any], size: int, seeds: Tensor, state: Any) -> list[Stepped]:
     """One block of masks per seed, int64 [B], to its end, from a state or the scheduler's own."""
-    asked = Asked(scheduler, _MASK, eos_ids=(1,))
+    decider = Decider(scheduler, _MASK, eos_ids=(1,))
     tokens = torch.full((len(seeds), size), _MASK)
     block = open_block(scheduler, tokens, torch.zeros_like(tokens, dtype=torch.bool))
     if state is not None:
         block = block._replace(state=state)
     steps: list[Stepped] = []
     while not bool(block.closed.all()):
-        steps.append(step(asked, block, tokens, _logits(tokens, seeds)))
+        steps.append(step(decider, block, tokens, _logits(tokens, seeds)))
         tokens, block = steps[-1].tokens, steps[-1].block
     return steps
 

@@ -13,8 +13,8 @@ from typing import Any
 
 from torch import Tensor
 
-from dllm_sdk.bridges.block import Asked, Block, join, open_block, split, step
-from dllm_sdk.bridges.hosts import asked_of, listed
+from dllm_sdk.bridges.block import Block, Decider, join, open_block, split, step
+from dllm_sdk.bridges.hosts import listed, scheduler_for
 from dllm_sdk.errors import ConfigError
 from dllm_sdk.rows import MAX_IDLE
 
@@ -39,24 +39,24 @@ class DllmSDK(DllmAlgorithm):  # type: ignore[misc]
             wrong = f"has the unknown key {unknown[0]!r}" if unknown else "has no key 'scheduler'"
             raise ConfigError(f"the YAML of --dllm-algorithm-config {wrong}: it may hold {', '.join(_KEYS)}")
         eos_ids, seed = listed(given.get("eos_ids", ())), given.get("seed", 0)
-        scheduler = asked_of("SGLang", given["scheduler"], self.block_size, eos_ids=eos_ids, seed=seed)
-        self.asked = Asked(scheduler, self.mask_id, eos_ids, seed=seed)
+        scheduler = scheduler_for("SGLang", given["scheduler"], self.block_size, eos_ids=eos_ids, seed=seed)
+        self.decider = Decider(scheduler, self.mask_id, eos_ids, seed=seed)
 
     def init_step_state(self, forward_batch: Any) -> list[Block]:
         """One block per request."""
         tokens = forward_batch.input_ids.view(forward_batch.batch_size, self.block_size)
-        return split(open_block(self.asked.scheduler, tokens, self._prompt_mask(forward_batch)))
+        return split(open_block(self.decider.scheduler, tokens, self._prompt_mask(forward_batch)))
 
     def max_steps(self, block_size: int) -> int:
         """As many as `block.step` can take, and one that writes nothing."""
-        idle = MAX_IDLE + block_size if self.asked.scheduler.revises else 1
+        idle = MAX_IDLE + block_size if self.decider.scheduler.revises else 1
         return (block_size + 1) * idle + 1
 
     def step(self, forward_batch: Any, full_logits: Tensor, states: list[Any]) -> list[bool]:
         """One decision per request. True: the block is final, and this forward has stored its final keys."""
         shape = (forward_batch.batch_size, self.block_size)
         tokens = forward_batch.input_ids.view(shape)
-        done = step(self.asked, join(states), tokens, full_logits.view(*shape, -1))
+        done = step(self.decider, join(states), tokens, full_logits.view(*shape, -1))
         forward_batch.input_ids.copy_(done.tokens.view(-1))  # in place: CUDA graphs know this very tensor
         states[:] = split(done.block)
         settled: list[bool] = done.settled.tolist()
