@@ -9,12 +9,12 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from dllm_sdk import ConfigError, Decision, Scheduler, View
+from dllm_sdk import ConfigError, Decision, Scheduler, View, Wrapper
 from dllm_strategies.fixed_block import FixedBlock
 
 
 @dataclass(frozen=True)
-class EarlyCommit(Scheduler[Any]):
+class EarlyCommit(Wrapper):
     """Another scheduler, until the mean logit gap of the row's masks reaches `limit`; then all of them commit.
 
     The gap is logit of the draft minus that of the second token, before temperature. Every step therefore wants the
@@ -26,10 +26,10 @@ class EarlyCommit(Scheduler[Any]):
 
     def __post_init__(self) -> None:
         """Check the fields."""
-        if not isinstance(self.inner, Scheduler) or self.inner.revises:
-            raise ConfigError(
-                f"{type(self).__name__}: inner must be a scheduler that does not revise, got {self.inner!r}"
-            )
+        super().__post_init__()
+        if self.inner.revises:
+            name = type(self).__name__
+            raise ConfigError(f"{name}: inner must be a scheduler that does not revise, got {self.inner!r}")
 
     @abstractmethod
     def limit(self, progress: Tensor) -> Tensor:
