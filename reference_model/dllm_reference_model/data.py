@@ -25,7 +25,7 @@ class Mix:
     full_length: float = 0.15  # share of samples filled with EOS up to the full generation length
     clean_prefix: float = 0.6  # share of samples whose answer is given up to a random token
     tokens_per_step: int = 2560
-    parts: int = 4  # batches of a step, each of samples of one length, so of few tasks: one alone would pull sideways
+    parts: int = 4  # batches of a step: each has one length, so few tasks, whose gradient alone would be biased
     line_ends: float = 0.3  # block-causal: share of samples whose blocks are lines; the others' ends are random
 
 

@@ -75,7 +75,7 @@ class Product:
     def __call__(self, x: Tensor) -> Sequence[Tensor]:
         if not self.packed:
             found = F.linear(x, self.weight, self.bias)
-        elif x.requires_grad:  # by what lies before: oneDNN's product gives no gradient
+        elif x.requires_grad:  # something before it is trained, and oneDNN's product gives no gradient
             found = F.linear(x, self.weight.to_dense(), self.bias)
         else:
             found = _multiply(x, self.weight, self.bias)
@@ -91,7 +91,7 @@ class Product:
             self.weight = _pack(self.weight)
 
 
-@torch.inference_mode(False)  # parameters that become views of it can be trained again
+@torch.inference_mode(False)  # so that parameters which become views of it can be trained again
 @torch.no_grad()
 def _joined(parts: Sequence[Tensor]) -> Tensor:
     return torch.cat(list(parts)).detach() if len(parts) > 1 else parts[0].detach()

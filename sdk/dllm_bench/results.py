@@ -57,7 +57,7 @@ DEFINITIONS = 1
 class Entrant:
     """What a row of the table is about, before it has numbers."""
 
-    scheduler: str  # as it was given; with several caches, and its cache
+    scheduler: str  # as it was given; where there are several caches, followed by its cache
     family: str  # its class, with those of its parts: rows of a family differ in settings only
     fields: Mapping[str, Any]  # its hyperparameters
     cache: str  # as it was given
@@ -92,7 +92,7 @@ class Outcome:
 class Row:
     """One scheduler's numbers. Prompt tokens and what lies behind EOS never count; the warm-up is left out."""
 
-    scheduler: str  # as it was given; with several caches, and its cache
+    scheduler: str  # as it was given; where there are several caches, followed by its cache
     family: str  # its class, with those of its parts: rows of a family differ in settings only
     cache: str  # as it was given
     fields: Mapping[str, Any]  # its hyperparameters

@@ -58,6 +58,6 @@ def _imported(file: Path, package: str) -> Iterator[str]:
         if isinstance(node, ast.Import):
             yield from (one.name for one in node.names)
         elif isinstance(node, ast.ImportFrom):
-            with suppress(ImportError):  # a file that belongs to no package may try, and catch, what one would have
+            with suppress(ImportError):  # a file outside of packages may try a relative import
                 base = resolve_name("." * node.level + (node.module or ""), package)
                 yield from (base, *(f"{base}.{one.name}" for one in node.names))

@@ -46,7 +46,7 @@ def race(track: Track, backends: Sequence[Backend], enough: Callable[[], bool]) 
     warm, *jobs = track.jobs
     _research(track, warm)
     preparation = {backend: _ours(warm, backend).preparation for backend in backends}
-    if "graph" in backends:  # capturing gave the memory back that the others will ask for again
+    if "graph" in backends:  # capturing emptied the cache of memory, which this fills again
         _research(track, warm)
         for backend in backends:
             _ours(warm, backend)

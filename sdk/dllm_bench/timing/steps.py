@@ -34,7 +34,7 @@ def rounds(
     for backend in backends:
         warm = [timed(job, backend, clock) for job in jobs]
         found[backend] = Rounds([], sum(run.found.preparation for run in warm))
-    if "graph" in backends:  # capturing gave the memory back that the others will ask for again
+    if "graph" in backends:  # capturing emptied the cache of memory, which this fills again
         for backend in backends:
             for job in jobs:
                 timed(job, backend, clock)
@@ -79,7 +79,7 @@ def step_costs(job: Job, found: dict[Backend, Rounds], ceilings: Ceilings) -> li
         kernels, reads = counts_per_step(job, backend) if on_gpu or backend == "eager" else (None, None)
         for kind, refreshed in _KINDS[job.cache].items():
             laps = [of_kind(one[0].laps, refreshed) for one in runs]
-            if not laps[0]:  # a single block without a cache's second kind of step
+            if not laps[0]:  # all is one block, which has no step of this kind
                 continue
             ms, parts = _ms([lap.wall for lap in one] for one in laps), of_kind(work, refreshed)
             floor_s, bound = ceilings.floor(sum(parts, Work(0, 0)))
@@ -127,7 +127,7 @@ def decision_costs(
 def counts_per_step(job: Job, backend: Backend) -> tuple[float, float] | tuple[None, None]:
     """Kernels (off a GPU operations) and host reads per step, mean over all steps but the first, if there are any."""
     steps = job.steps(backend)
-    deque(islice(steps, 1), maxlen=0)  # what is read and started before the first step is no step's
+    deque(islice(steps, 1), maxlen=0)  # what is read and started before the first step belongs to none
     left: list[int] = []
     found = count(lambda: left.append(sum(1 for _ in steps)), job.model.device)
     return (found.kernels / left[0], found.host_reads / left[0]) if left[0] else (None, None)

@@ -164,7 +164,7 @@ class Hollow:
         self.mask_id, self.eos_ids, self.vocab_size = model.mask_id, model.eos_ids, model.vocab_size
         self.shift, self.block_causal, self.max_length = model.shift, model.block_causal, model.max_length
         self.device, self.tokenizer = model.device, None
-        self._dtype = dtype_of(model)  # that of its logits: the decision is that of its code
+        self._dtype = dtype_of(model)  # of its logits, so that the decision computes with what it would get
         self._hidden = torch.zeros(1, 1, 1, device=model.device)
         self._logits: dict[torch.Size, Tensor] = {}
 
