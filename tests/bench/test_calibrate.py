@@ -75,6 +75,15 @@ def test_the_prompts_of_the_halves_are_different_and_of_the_validation_split() -
     assert set(first) | set(second) == set("123456789")
 
 
+def test_a_reference_that_lets_nothing_wait() -> None:
+    """It commits everything at once, so no draft says how far confidence can be trusted."""
+    found = calibrate(counting(), "threshold", [task], grid={}, reference="threshold:threshold=0.0", limit=4)
+    assert found.chosen is not None
+    assert not found.reliability.curve
+    assert "no draft of the reference had to wait" in str(found).replace("\n ", "")
+    assert "no draft of the reference had to wait" in found.to_html()
+
+
 def test_accuracy_is_lost_against_the_reference() -> None:
     """The reference writes the right letters; a scheduler that ends rows early gets the strict answers wrong."""
     found = calibrate(

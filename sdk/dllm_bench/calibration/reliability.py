@@ -37,7 +37,10 @@ class Reliability:
 
 
 def reliability(fit: tuple[Floats, Floats], check: tuple[Floats, Floats]) -> Reliability:
-    """Fit on some drafts, look at others; each is confidences [N] in 0..1 and whether they stayed, 0 or 1, [N]."""
+    """Fit on some drafts, look at others; each is confidences [N] in 0..1 and whether they stayed, 0 or 1, [N].
+
+    Where there are none to fit on, confidence stays as it is and the curve is empty.
+    """
     steps, levels = isotonic(*fit)
     confidence, stays = check
     again = apply(steps, levels, confidence)
@@ -60,12 +63,14 @@ def isotonic(x: Floats, y: Floats) -> tuple[Floats, Floats]:
         while len(pools) > 1 and pools[-2][2] >= pools[-1][2]:
             (first, a, p), (_, b, q) = pools[-2:]
             pools[-2:] = [[first, a + b, (a * p + b * q) / (a + b)]]
-    table = np.array(pools)
+    table = np.array(pools).reshape(-1, 3)  # of no points, too
     return table[:, 0], table[:, 2]
 
 
 def apply(steps: Floats, levels: Floats, x: Floats) -> Floats:
-    """The step function at x [N]; below its first step the first level."""
+    """The step function at x [N]; below its first step the first level; x itself where there is no step."""
+    if not len(steps):
+        return x
     found: Floats = levels[np.searchsorted(steps, x, side="right").clip(min=1) - 1]
     return found
 

@@ -92,18 +92,24 @@ def _others(found: Calibration, given: Setting) -> str:
 
 
 def _about_drafts(found: Calibration) -> list[str]:
-    drafts = found.reliability
-    worth = ", ".join(f"{sure:g}: {percent(_stays(found, sure))} %" for sure in _SURE)
-    said = [
-        f"How often a draft that waits is written in the end, by its confidence: {worth}; expected calibration error "
-        f"{100 * drafts.error_before:.1f} points, after isotonic recalibration {100 * drafts.error_after:.1f}."
-    ]
+    said = [_worth(found)]
     if found.delimiters:
         tokens = ", ".join(
             f"{one.text!r} {one.drop:.2f}{'' if one.proposed else ' (no)'}" for one in found.delimiters[:8]
         )
         said.append(f"Confidence falls behind the tokens, by: {tokens}.")
     return said
+
+
+def _worth(found: Calibration) -> str:
+    drafts = found.reliability
+    if not drafts.curve:
+        return "How far confidence can be trusted is not known: no draft of the reference had to wait."
+    worth = ", ".join(f"{sure:g}: {percent(_stays(found, sure))} %" for sure in _SURE)
+    return (
+        f"How often a draft that waits is written in the end, by its confidence: {worth}; expected calibration error "
+        f"{100 * drafts.error_before:.1f} points, after isotonic recalibration {100 * drafts.error_after:.1f}."
+    )
 
 
 def _stays(found: Calibration, confidence: float) -> float:
