@@ -103,6 +103,17 @@ def test_every_shipped_strategy_decodes_a_masked_lm(folder: Path, name: str) -> 
     assert torch.equal(alone.tokens[0], answer.tokens[0]) and alone.nfe[0] == answer.nfe[0]
 
 
+def test_positions_that_begin_behind_the_padding_leave_less_room() -> None:
+    """RoBERTa's table has as many places fewer for tokens than its config says."""
+    sizes = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
+    config = transformers.RobertaConfig(**sizes, vocab_size=12, max_position_embeddings=10, pad_token_id=1)
+    model = wrap_hf(transformers.RobertaForMaskedLM(config).eval(), mask_id=3)
+    assert model.max_length == 8
+    assert len(generate(model, [5, 6], load_scheduler("threshold"), gen_length=6).tokens[0]) == 8
+    with pytest.raises(ConfigError, match="context holds 8"):
+        generate(model, [5, 6], load_scheduler("threshold"), gen_length=7)
+
+
 class Codec:
     """The tokenizer of the model in the box, called as transformers' are."""
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from dllm_sdk.decoding import Step
 from dllm_sdk.errors import ConfigError
@@ -122,11 +122,18 @@ def wrap_hf(
     )
     check_ids(masks[0], ends, vocab_size, shift)
     mask, ends = index(masks[0]), tuple(map(index, ends))  # numpy's numbers could not be told in a trace
-    limits = (getattr(config, "max_position_embeddings", None), getattr(tokenizer, "model_max_length", None))
-    known = [limit for limit in limits if isinstance(limit, int) and 0 < limit < _HUGE]
-    longest = max_length if max_length is not None else min(known, default=None)
+    longest = max_length if max_length is not None else _longest(model, tokenizer)
     codec = None if tokenizer is None else HFTokenizer(tokenizer)
     return HFModel(model, mask, vocab_size, ends, shift, longest, codec)
+
+
+def _longest(model: Any, tokenizer: Any) -> int | None:
+    """The longest canvas that config, tokenizer and the module's positions have room for; None: no limit is known."""
+    limits = [getattr(model.config, "max_position_embeddings", None), getattr(tokenizer, "model_max_length", None)]
+    for name, part in model.named_modules() if isinstance(model, nn.Module) else ():
+        if name.endswith("position_embeddings") and isinstance(part, nn.Embedding) and part.padding_idx is not None:
+            limits.append(part.num_embeddings - part.padding_idx - 1)  # as RoBERTa's, which begin behind the padding's
+    return min((limit for limit in limits if isinstance(limit, int) and 0 < limit < _HUGE), default=None)
 
 
 def _ids(*sources: int | Iterable[int] | None) -> tuple[int, ...]:
