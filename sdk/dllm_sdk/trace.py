@@ -234,6 +234,14 @@ def _part(mine: TraceStep, theirs: TraceStep) -> Parting | None:
 
 
 _WHOLE = (torch.int16, torch.int32, torch.int64)
+_KINDS = {  # of the fields that are not int64
+    "open": torch.bool,
+    "refresh": torch.bool,
+    "flags": torch.uint8,
+    "end": torch.uint8,
+    "confidence": torch.float16,
+    "margin": torch.float16,
+}
 
 
 def _narrow(tensor: Tensor) -> Tensor:
@@ -246,6 +254,10 @@ def _narrow(tensor: Tensor) -> Tensor:
 
 def _problem(trace: Trace) -> str | None:
     """What is wrong with data that was read, if anything is."""
+    for item in dataclasses.fields(trace):
+        kind = _KINDS.get(item.name, torch.int64)
+        if item.name != "about" and getattr(trace, item.name).dtype != kind:
+            return f"{item.name} holds {getattr(trace, item.name).dtype}, not {kind}"
     steps, entries, length = len(trace.end), len(trace.position), len(trace.tokens)
     sizes = {"open": length, "offsets": steps + 1, "refresh": steps, "fed": steps, "draft": entries, "flags": entries}
     sizes |= {"confidence": entries, "written": int(((trace.flags & WRITES) > 0).sum()), "margin": len(trace.written)}
