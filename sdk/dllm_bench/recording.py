@@ -38,7 +38,8 @@ def record(
             trace=True,
         ).trace
         for j, (one, trace) in enumerate(zip(asked, traces or (), strict=True)):
-            moments = _moments(model, trace) if i == 0 else ()
+            # A block-causal model has none: what it says of a mask depends on blocks, and those ahead are unknown.
+            moments = _moments(model, trace) if i == 0 and not model.block_causal else ()
             found[j, i] = _recording(trace, one.name, contender.name, moments)
     return [found[at] for at in sorted(found)]
 

@@ -18,7 +18,7 @@ from dllm_bench.pages import charts, figures
 from dllm_bench.pages.report import report, save
 from dllm_bench.questions import collect
 from dllm_bench.recording import record
-from dllm_sdk import NoCache, Sampler
+from dllm_sdk import NoCache, Sampler, load_model, load_scheduler
 from dllm_sdk.errors import ConfigError, DllmError
 from tests.bench.reports import HOSTILE, comparison
 from tests.bench.toys import HERE, Pairs, counting, task
@@ -125,6 +125,14 @@ def test_compare_writes_a_report_of_what_it_recorded(tmp_path: Path) -> None:
     assert found.recordings[0].order[:2] == [1, 1]  # two per step
     assert found.recordings[0].moments[0].confidence == pytest.approx([1.0] * 12, abs=0.01)
     assert not found.recordings[1].moments
+
+
+def test_a_block_causal_model_has_no_moments() -> None:
+    """Asked about everything at once it would say other numbers than those that its blocks were decided by."""
+    questions = collect(["sort"], limit=1, seed=0, gen_length=16)
+    contender = Contender("threshold", load_scheduler("threshold"), "none", NoCache(), "threshold")
+    (one,) = record(load_model("tiny-causal"), [contender], questions, Sampler(), 0)
+    assert one.order and not one.moments
 
 
 def test_moments_are_what_the_model_says_when_a_share_is_decided() -> None:
