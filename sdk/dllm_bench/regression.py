@@ -29,7 +29,10 @@ _EXACT = 1e-9  # a loss of just what is allowed is allowed
 
 @dataclass(frozen=True)
 class Change:
-    """A row of A and the row of B with the same configuration, over the prompts of both files."""
+    """A row of A and the row of B with the same configuration, over the prompts of both files.
+
+    Speed and padding are those of all their prompts, since a batch is decoded as a whole.
+    """
 
     a: Row
     b: Row
@@ -195,7 +198,8 @@ def _only(comparison: Comparison, row: Row, shared: set[Prompt]) -> tuple[Row, l
     mine = [one for one in comparison.outcomes if one.scheduler == row.scheduler]
     outcomes = [one for one in mine if (one.task, one.prompt) in shared]
     entrant = Entrant(row.scheduler, row.family, row.fields, row.cache, row.scheduler)
-    return summarise(entrant, outcomes), outcomes
+    whole = {name: getattr(row, name) for name in ("tokens_per_second", "padding_efficiency")}
+    return replace(summarise(entrant, outcomes), **whole), outcomes
 
 
 def _change(a: tuple[Row, list[Outcome]], b: tuple[Row, list[Outcome]], bounds: Mapping[str, float]) -> Change:

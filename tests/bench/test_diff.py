@@ -91,6 +91,8 @@ def test_only_the_prompts_of_both_count(folders: Path) -> None:
     assert [change.difference.n for change in found.changes] == [4, 4]
     assert found.changes[0].a.accuracy == found.changes[0].b.accuracy == 1.0
     assert found.notes == ["Only the 4 prompts of both files count: A has 9, B 4."] and not found.worse
+    for name in ("tokens_per_second", "padding_efficiency"):  # of whole batches: no prompt can be taken out of one
+        assert getattr(found.changes[0].a, name) == getattr(read_results(folders / "a").rows[0], name)
 
 
 def test_another_dtype_of_the_same_model_is_compared_and_listed(tmp_path: Path) -> None:
