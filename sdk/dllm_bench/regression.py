@@ -22,7 +22,10 @@ from dllm_sdk.registry import available
 Prompt: TypeAlias = tuple[str, int]  # task, number
 
 _MUST_AGREE = ("gen_length", "temperature")
-_MAY_DIFFER = ("dllm_sdk", "torch", "python", "platform", "device", "device_name", "threads", "dtype", "batch_size")
+_MAY_DIFFER = (
+    "dllm_sdk", "torch", "python", "platform", "device", "device_name", "threads", "dtype", "backend",
+    "batch_size", "seed",
+)  # fmt: skip
 _TOLD = re.compile(r"^(\w+) [0-9a-f]{16}$")  # a tensor or module, as `describe` writes it
 _EXACT = 1e-9  # a loss of just what is allowed is allowed
 
@@ -72,7 +75,8 @@ def diff(
     Rows are matched by scheduler class, its fields and cache, whatever they were called, and compared on the prompts of
     both files, paired. A row is worse if its accuracy fell by more than `max_accuracy_loss` percentage points or its
     forward passes per prompt rose by more than `max_nfe_increase` percent, as measured on these prompts; the intervals
-    say what other prompts might show. Machine, versions, dtype and batch size may differ, and are listed.
+    say what other prompts might show. Machine, versions, dtype, backend, batch size and seed may differ, and are
+    listed.
 
     Raises ConfigError if a file cannot be read, if model, tasks, gen_length or temperature differ, if the files share
     no prompt, or if a row of A is missing from B.

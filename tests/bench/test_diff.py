@@ -95,6 +95,16 @@ def test_only_the_prompts_of_both_count(folders: Path) -> None:
         assert getattr(found.changes[0].a, name) == getattr(read_results(folders / "a").rows[0], name)
 
 
+def test_another_backend_and_seed_are_listed(tmp_path: Path) -> None:
+    """With a temperature the same prompts of a file are answered otherwise under another seed."""
+    (tmp_path / "own.jsonl").write_text('{"prompt": "2"}\n')
+    own = [tmp_path / "own.jsonl"]
+    compare(counting(), ["threshold"], own, limit=1, temperature=1.0, gen_length=4, output=tmp_path / "a")
+    compare(counting(), ["threshold"], own, limit=1, temperature=1.0, gen_length=4, output=tmp_path / "b", seed=1)
+    before, after = read_results(tmp_path / "a"), other(read_results(tmp_path / "b"), backend="compile")
+    assert diff(before, after).settings == {"backend": ("eager", "compile"), "seed": (0, 1)}
+
+
 def test_another_dtype_of_the_same_model_is_compared_and_listed(tmp_path: Path) -> None:
     for dtype in ("float32", "float64"):
         compare("tiny", ["threshold"], ["sort"], limit=2, dtype=dtype, output=tmp_path / dtype)
