@@ -99,6 +99,7 @@ def encode(model: Model, questions: Questions, number: int) -> list[int]:
     if model.tokenizer is None:
         raise ConfigError(f"the model has no tokenizer, so it cannot read the prompts of task {questions.name}")
     try:
+        questions.prompts[number].encode()  # half a surrogate pair is in no file and known to no tokenizer
         found = model.tokenizer.encode(questions.prompts[number])
     except ValueError as error:  # a character that the tokenizer does not know
         raise ConfigError(f"{where}: {error}") from error

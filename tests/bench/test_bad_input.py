@@ -119,6 +119,7 @@ def test_a_task_whose_check_says_yes_or_no() -> None:
         ('{"prompt": 5}', ["prompt must be a text", "5"]),
         ('{"prompt": "5", "answer": [1]}', ["answer must be a text or a number", "[1]"]),
         ('{"prompt": "zz"}', ["prompt 0", "'z'"]),
+        ('{"prompt": "5\\ud83d"}', ["prompt 0", "'\\ud83d'", "surrogates not allowed"]),
         (b"\xff\xfe\x00", ["not UTF-8"]),
     ],
 )
