@@ -57,6 +57,10 @@ class CheckFailed(AssertionError):
         super().__init__(f"{property}: {what}\n  smallest example: {example}")
         self.property, self.what, self.example = property, what, example
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """By what it is made of, not by its message: else no pool of processes could hand it to its caller."""
+        return type(self), (self.property, self.what, self.example)
+
 
 @dataclass(frozen=True)
 class Report:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -286,6 +287,14 @@ def test_every_mutant_is_caught_and_named(mutant: type[Honest]) -> None:
         check_scheduler(mutant())
     assert caught.value.property == MUTANTS[mutant]
     assert caught.value.property in str(caught.value) and "Case(" in caught.value.example
+
+
+def test_a_failure_crosses_to_another_process() -> None:
+    with pytest.raises(CheckFailed) as caught:
+        check_scheduler(CommitsNothing())
+    sent = pickle.loads(pickle.dumps(caught.value))  # noqa: S301
+    assert str(sent) == str(caught.value)
+    assert (sent.property, sent.example) == (caught.value.property, caught.value.example)
 
 
 def test_the_example_is_the_smallest() -> None:
