@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from contextlib import suppress
 from pathlib import Path
 
@@ -10,10 +12,14 @@ from dllm_sdk.errors import ConfigError
 
 def write_whole(path: str | Path, content: str | bytes) -> None:
     """Write a text or bytes, all of it or nothing: no reader ever sees half a file. Raises OSError."""
+    data = content.encode(errors="replace") if isinstance(content, str) else content
+    if _is_stream(path):
+        Path(path).write_bytes(data)
+        return
     part = _part(path)
     try:
-        part.write_bytes(content.encode(errors="replace") if isinstance(content, str) else content)
-        part.replace(path)
+        part.write_bytes(data)
+        part.replace(_target(path))
     except OSError:
         with suppress(OSError):
             part.unlink()
@@ -26,11 +32,24 @@ def try_to_write(path: str | Path) -> None:
         raise ConfigError(f"{path} is a folder: give a file")
     part = _part(path)
     try:
-        part.touch()
-        part.unlink()
+        if not _is_stream(path):
+            part.touch()
+            part.unlink()
+        elif not os.access(path, os.W_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
     except OSError as error:
         raise ConfigError(f"{path} cannot be written: {error.strerror}") from None
 
 
+def _is_stream(path: str | Path) -> bool:
+    """/dev/null, /dev/stdout, a pipe: what a file must not take the place of."""
+    return Path(path).exists() and not Path(path).is_file()
+
+
+def _target(path: str | Path) -> Path:
+    """What a link points to, which is written: the link stays."""
+    return Path(os.path.realpath(path)) if Path(path).is_symlink() else Path(path)
+
+
 def _part(path: str | Path) -> Path:
-    return Path(f"{path}.part")
+    return Path(f"{_target(path)}.part")

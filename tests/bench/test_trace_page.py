@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -184,6 +185,20 @@ def test_bad_input_is_a_sentence(
     assert result.exit_code == 2 and result.stdout == "", result.output
     assert says in result.stderr and len(result.stderr.splitlines()) == 1
     assert [one.name for one in tmp_path.iterdir()] == ["torn.safetensors"]
+
+
+def test_no_file_takes_the_place_of_a_pipe_or_a_link(tmp_path: Path) -> None:
+    pipe, link, target = (tmp_path / name for name in ("pipe.txt", "link.txt", "target.txt"))
+    os.mkfifo(pipe)  # /dev/null and /dev/stdout are as little a file as this
+    link.symlink_to(target)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        for output in (pipe, link):
+            assert run(*GOOD, "--output", str(output)).exit_code == 0
+        assert os.read(reader, 2**16) == target.read_bytes() != b""
+    finally:
+        os.close(reader)
+    assert pipe.is_fifo() and link.is_symlink() and len(list(tmp_path.iterdir())) == 3
 
 
 def test_two_traces_do_not_fit_into_a_file(tmp_path: Path) -> None:
