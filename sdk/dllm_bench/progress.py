@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import shutil
 import time
 from typing import TYPE_CHECKING, TextIO
@@ -16,9 +17,10 @@ _SILENCE = 30.0  # seconds without a line, off a terminal
 class Meter:
     """A callable for `compare(progress=...)`; remembers how much is done."""
 
-    def __init__(self, stream: TextIO) -> None:
-        """`stream` decides: a terminal gets a bar, anything else plain lines."""
-        self.stream, self.live = stream, stream.isatty()
+    def __init__(self, stream: TextIO | None) -> None:
+        """`stream` decides: a terminal gets a bar, anything else plain lines, and None, a closed stderr, nothing."""
+        self.stream = io.StringIO() if stream is None else stream
+        self.live = self.stream.isatty()
         self.done = self.total = 0
         self._start: float | None = None
         self._task, self._said = "", 0.0

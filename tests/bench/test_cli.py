@@ -236,6 +236,12 @@ class Terminal(io.StringIO):
         return True
 
 
+def test_a_closed_stderr_costs_no_result() -> None:
+    command = [sys.executable, "-c", "from dllm_bench.cli import main; main()", *GOOD, "--format", "csv"]
+    done = subprocess.run(["sh", "-c", 'exec "$@" 2>&-', "sh", *command], stdout=subprocess.PIPE, text=True)
+    assert done.returncode == 0 and "confidence-adaptive" in done.stdout
+
+
 def test_the_meter_on_a_terminal_and_elsewhere() -> None:
     live, plain = Meter(Terminal()), Meter(io.StringIO())
     for meter in (live, plain):
