@@ -48,6 +48,9 @@ class Bench(click.Group):
             sys.exit(error.exit_code)
         except click.Abort:
             sys.exit(INTERRUPTED)
+        except OSError as error:  # of --help and --version, which print before a command is invoked: a full disk
+            click.echo(explain(error), err=True)
+            sys.exit(exit_code(error))
         sys.exit(code if isinstance(code, int) else 0)
 
     def invoke(self, ctx: click.Context) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import os
@@ -178,6 +179,16 @@ def test_a_full_disk_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
         "Error: out/results.jsonl cannot be written any more: No space left on device; "
         "it keeps the 0 generations measured until then"
     ]
+
+
+@pytest.mark.parametrize("option", ["--help", "--version"])
+def test_help_onto_a_full_disk_is_a_sentence(option: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("click.core.echo" if option == "--help" else "click.decorators.echo", full)
+    result = run(option)
+    assert result.exit_code == 1 and result.stderr == "Error: No space left on device\n"
 
 
 def test_list_names_what_is_installed() -> None:
