@@ -23,6 +23,7 @@ from dllm_sdk.scheduler import Decision, Scheduler, View
 from dllm_sdk.toys import ToyModel, with_toy_ids
 
 
+@torch.inference_mode()  # as in the loop, whose views cannot be written into elsewhere
 def oversights(scheduler: Scheduler[Any]) -> list[str]:
     """What breaks no property but is hardly intended, from the first views of a decoding."""
     scheduler = with_toy_ids(scheduler)

@@ -396,6 +396,12 @@ class Undecorated(Honest):
     extra: float = 0.5
 
 
+class WritesWhatIsThere(Honest):
+    def select(self, view, state):
+        view.confidence[~view.open] = 0
+        return super().select(view, state)
+
+
 class PlansFromLogits(PlansBlindly):
     def horizon(self, gen_length):
         return 8
@@ -408,7 +414,7 @@ class PlansFromLogits(PlansBlindly):
         (WishesInVain(), ["select returns `remask`, which has no effect before `revises` is overridden"]),
         (Bare(), ["it is no frozen dataclass, so two that are equal are not known to be"]),
         (Undecorated(), ["extra is no field, as what it inherits"]),
-        *((one, []) for one in (Honest(), PlansFromLogits(), Refiner(), Remasker())),
+        *((one, []) for one in (Honest(), WritesWhatIsThere(), PlansFromLogits(), Refiner(), Remasker())),
     ],
     ids=lambda one: type(one).__name__,
 )
