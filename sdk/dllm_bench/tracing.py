@@ -170,8 +170,10 @@ def _as_text(shown: Shown, style: Style) -> str:
     head = f"{shown.name}: {counted(trace.generated, 'token')} in {counted(len(trace), 'step')}{right}"
     body = (f"{line.step:>{widths[0]}}  {line.block:<{widths[1]}}  {line.tokens}" for line in lines)
     note = f"? committed below {sure(trace):g}   … a gap   block: number:first-last position"
-    if any(bool((step.edit | step.remask).any()) for step in trace):
-        note += "   = an edit   [position: mask] a token taken back"
+    if any(bool(step.edit.any()) for step in trace):
+        note += "   [position: token] an edit"
+    if any(bool(step.remask.any()) for step in trace):
+        note += "   [position: mask] a token taken back"
     return "\n".join([head, "", *body, "", note])
 
 
@@ -196,5 +198,5 @@ def _pieces(trace: Trace, moment: Moment, first: int, style: Style) -> Iterator[
             yield f"[{position - first + 1}: mask]"
             continue
         mark = "?" if position in moment.premature else ""
-        edited = "=" if step.edit[lane] else ""
-        yield style(f"{edited}{show(trace, int(step.written[lane]))}{mark}", float(step.confidence[lane]))
+        token = style(f"{show(trace, int(step.written[lane]))}{mark}", float(step.confidence[lane]))
+        yield f"[{position - first + 1}: {token}]" if step.edit[lane] else token

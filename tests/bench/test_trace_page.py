@@ -131,7 +131,20 @@ class TakesBack(Scheduler):
 def test_what_is_taken_back_is_numbered_as_blocks_are() -> None:
     text = trace(counting(), [TakesBack()], task=task, number=6).to_text()
     assert "  1:1-12  [1: mask]" in text and text.endswith("[position: mask] a token taken back")
-    assert "taken back" not in pair().to_text()
+    assert "taken back" not in pair().to_text() and "an edit" not in text
+
+
+class Replaces(TakesBack):
+    """Commits everything, and what it commits first anew: the same token."""
+
+    def select(self, view, state):
+        again = first(view.committed, 1) & (view.step == 1)[:, None]
+        return Decision(view.open, edit=again, hold=view.step == 0), state
+
+
+def test_what_is_replaced_is_told_from_a_token_that_is_written_first() -> None:
+    text = trace(counting(), [Replaces()], task=task, number=6).to_text()
+    assert "  1:1-12  [1: a]" in text and text.endswith("[position: token] an edit")
 
 
 def test_a_trace_needs_no_more_about_it_than_its_format_asks_for() -> None:
