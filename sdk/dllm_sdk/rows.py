@@ -126,5 +126,9 @@ def trouble(scheduler: str, row: Table, max_idle: int | None) -> DllmError:
         return SchedulerStalled(f"{scheduler} planned an empty block for {where}")
     if row.trouble == NO_EOS:
         return SchedulerError(f"{scheduler} stopped {where}, but the model has no EOS to fill the rest with")
-    limit = "" if max_idle is None else f" for {max_idle} steps"
-    return SchedulerStalled(f"{scheduler} brought no fewer masks{limit} in {where}: commit at least one")
+    if max_idle is None:
+        return SchedulerStalled(f"{scheduler} brought no fewer masks in {where}: commit at least one")
+    return SchedulerStalled(
+        f"{scheduler} brought no fewer masks for {max_idle} steps in {where}: commit more than it takes back, hold "
+        "its block for fewer steps, or give `decode` a larger `max_idle`"
+    )
