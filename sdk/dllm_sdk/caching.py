@@ -7,7 +7,7 @@ only says what is fed; keys and values of everything else are read from the stor
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -22,6 +22,7 @@ class Cache:
     """A policy. `suffix=False` hides what follows the block; `refresh_every=n` refreshes when `step % n == 0`."""
 
     suffix: bool = True
+    stores: ClassVar[bool] = True  # whether keys and values are kept from step to step
 
     def __post_init__(self) -> None:
         """Check the fields."""
@@ -47,6 +48,8 @@ class Cache:
 @dataclass(frozen=True)
 class NoCache(Cache):
     """Everything, every time: the oracle that the others are compared with."""
+
+    stores = False
 
     def check(self, model: Model, replan: Literal["block", "step"]) -> None:
         """It serves all: nothing is stored."""

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from dllm_sdk.caching import Cache, NoCache, Positions, before, placed
+from dllm_sdk.caching import Cache, Positions, before, placed
 from dllm_sdk.contract import Applied, allowed, check_pair, check_tensor, merge_state
 from dllm_sdk.rows import EMPTY_BLOCK, NO_EOS, NO_PROGRESS, NOT_FINITE, Rows, columns
 from dllm_sdk.rules import first, hash_with, leftmost, one_of
@@ -132,7 +132,7 @@ class Decider:
         return rows._replace(
             trouble=torch.where(finite, rows.trouble, NOT_FINITE),
             nfe=rows.nfe + alive,
-            refreshes=rows.refreshes + (0 if isinstance(self.cache, NoCache) else rows.refresh.long()),
+            refreshes=rows.refreshes + (rows.refresh.long() if self.cache.stores else 0),
             fed=rows.fed + rows.feed.sum(1) * alive * self.passes,
         )
 

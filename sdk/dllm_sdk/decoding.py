@@ -113,6 +113,8 @@ class Options:
             raise ConfigError(f"cache must be a Cache, such as DualCache() or load_cache('dual'), got {self.cache!r}")
         if not isinstance(self.sampler, Sampler):
             raise ConfigError(f"sampler must be a Sampler, such as Sampler(temperature=0.7), got {self.sampler!r}")
+        if not isinstance(self.stop_at_eos, bool):
+            raise ConfigError(f"stop_at_eos must be true or false, got {self.stop_at_eos!r}")
         check_value("max_idle", self.max_idle, 1, whole=True)
         check_value("guidance", self.guidance, 0, _STRONGEST)
 
@@ -224,7 +226,7 @@ class _Loop:
     @property
     def stored(self) -> bool:
         """Whether keys and values are kept from step to step."""
-        return not isinstance(self.options.cache, NoCache)
+        return self.options.cache.stores
 
     def start(self, canvas: Canvas) -> Rows:
         """The rows before their first step, with what the scheduler says of them."""

@@ -304,6 +304,8 @@ def test_a_grid_becomes_specs_that_every_command_takes() -> None:
     (spec,) = expand(["adablock"], axes(['delimiters=["\\n", 3]', "delimiter-threshold=inf"]))
     scheduler: Any = load_scheduler(spec)
     assert scheduler.delimiters == ("\n", 3) and scheduler.delimiter_threshold == float("inf")
+    (spec,) = expand(['prophet:inner="prophet:early=9"'], {"early": [5.0]})  # which another one in quotes sets, too
+    assert spec == 'prophet:inner="prophet:early=9",early=5.0'
     (spec,) = expand(["adablock"], {"delimiters": [["\x7f"]]})
     assert load_scheduler(spec) == AdaBlock(delimiters=("\x7f",))
     with pytest.raises(ConfigError, match=r"delimiters cannot be .None.: give numbers, texts"):

@@ -339,6 +339,7 @@ BAD_CALLS = [
     ({"seed": 2**63 - 1, "samples": 2}, r"seed \+ samples at most 2\*\*63"),
     ({"seed": 0.5}, "seed must be a whole number, got 0.5"),
     ({"cache": "dual"}, "cache must be a Cache, such as DualCache"),
+    ({"stop_at_eos": "no"}, "stop_at_eos must be true or false, got 'no'"),
     ({"prompt": torch.tensor(1)}, "flat list of token ids"),
     ({"prompt": {"input_ids": [1]}}, "prompt must be a text, token ids, or a list of either, got dict"),
     ({"prompt": None}, "or a list of either, got NoneType"),

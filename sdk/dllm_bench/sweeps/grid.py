@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
@@ -99,8 +98,10 @@ def expand(schedulers: Sequence[str], grid: Mapping[str, Sequence[Any]]) -> list
 def _owners(spec: str, grid: Mapping[str, Any]) -> dict[str, int]:
     """Which part of PLAN+SELECT each field of the grid belongs to."""
     parts = split(spec, "+")
+    items = (item for part in parts for item in split(part, ",") if "=" in item)
+    given = {item.partition("=")[0].rpartition(":")[2].strip().replace("-", "_") for item in items}
     for field in grid:
-        if any(re.search(rf"[:,]\s*{field}\s*=", part.replace("-", "_")) for part in parts):
+        if field in given:
             raise ConfigError(f"scheduler {spec!r} sets {field}, and the grid too: leave one out")
     if len(parts) < 2:
         return dict.fromkeys(grid, 0)  # the registry says what a field may be

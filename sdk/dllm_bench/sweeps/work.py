@@ -28,7 +28,7 @@ from dllm_bench.questions import Questions, collect, is_file
 from dllm_bench.results import DEFINITIONS, Entrant, Outcome
 from dllm_bench.sweeps.grid import texts
 from dllm_bench.sweeps.sources import code_of, digest
-from dllm_sdk import ConfigError, DllmError, NoCache, Sampler
+from dllm_sdk import ConfigError, DllmError, Sampler
 from dllm_sdk.binding import describe
 from dllm_sdk.errors import CalibrationWarning
 from dllm_sdk.execution import Backend, check_backend
@@ -155,7 +155,7 @@ def _describe(bench: Bench, schedulers: Sequence[str], caches: Sequence[str]) ->
             raise ConfigError(f"scheduler {spec} has other tensors each time it is loaded: read them from a file")
     contenders = with_caches(loaded, caches)
     entrants = entrants_of(contenders, bench.run.model)
-    if not all(isinstance(one.cache, NoCache) for one in contenders):
+    if any(one.cache.stores for one in contenders):
         bench.run.model.new_store(1, 1)  # a model without one says so now
     configurations = [
         {"key": key_of(bench.settings, contender), "spec": spec, "cache": cache, **_about(entrant)}
