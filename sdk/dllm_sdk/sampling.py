@@ -70,9 +70,11 @@ class Sampler:
         """Draft every lane. logits [B, W, V]; key int64 [B]; tokens int64 [B, L]; window int64 [B, W]."""
         logits = logits.float()
         for process in self.processors:
-            logits = (
-                process(logits, tokens, window).float().clone()
-            )  # it may be a tensor of the processor's, and is written into
+            found = process(logits, tokens, window)
+            if not isinstance(found, Tensor) or found.shape != logits.shape:
+                got = tuple(found.shape) if isinstance(found, Tensor) else repr(found)
+                raise ConfigError(f"processor {process!r} must return logits {tuple(logits.shape)}, got {got}")
+            logits = found.float().clone()  # it may be the processor's own, and is written into
         logits[..., mask_id] = -torch.inf
         shaped = logits / self.temperature if self.temperature > 0 else logits
         if self.top_p < 1:

@@ -499,6 +499,17 @@ def test_a_processor_may_answer_in_another_type(dtype: torch.dtype) -> None:
         assert step.view.logits.dtype == torch.float32
 
 
+@pytest.mark.parametrize(
+    ("answer", "got"), [(lambda logits: logits[..., :3], r"\(1, 4, 3\)"), (lambda logits: None, "None")]
+)
+def test_a_processor_that_answers_something_else_is_refused(answer: Callable[..., Any], got: str) -> None:
+    """Logits of fewer tokens would be drafts out of these alone."""
+    model = wrap(lambda tokens: torch.zeros(*tokens.shape, 8), mask_id=0, vocab_size=8)
+    sampler = Sampler(processors=(lambda logits, tokens, window: answer(logits),))
+    with pytest.raises(ConfigError, match=rf"processor .* must return logits \(1, 4, 8\), got {got}"):
+        generate(model, [1], FixedBlock(), gen_length=4, sampler=sampler)
+
+
 def test_numbers_of_numpy_are_ids_of_a_callable(tmp_path: Path) -> None:
     model = wrap(ToyModel().logits, mask_id=np.int64(7), vocab_size=8, eos_ids=(np.int64(6),))
     (trace,) = generate(model, [1], FixedBlock(), gen_length=3, trace=True).trace
