@@ -6,6 +6,7 @@ The last line may be torn and the run unfinished; any other damage is refused. K
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -27,7 +28,7 @@ def read_results(path: str | Path) -> Comparison:
     so. Raises ConfigError for a file that cannot be read, is damaged before its last line, holds no such prompt, or was
     written in another format or with other definitions of the numbers.
     """
-    file = Path(path) / NAME if Path(path).is_dir() else Path(path)
+    file = Path(path) / NAME if os.path.isdir(path) else Path(path)
     (where, head), *lines = lines_of(file)
     _check_head(where, head)
     entrants = [make(Entrant, where, one) for one in head["schedulers"]]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -182,7 +183,7 @@ class Trace:
     @classmethod
     def load(cls, path: str | Path) -> Trace:
         """Read what `save` wrote. Raises ConfigError for any other file, or a damaged one."""
-        if not Path(path).is_file():
+        if not os.path.isfile(path):
             raise ConfigError(f"there is no trace file {path}")
         try:
             with safe_open(path, "pt") as file:

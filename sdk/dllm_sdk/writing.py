@@ -28,7 +28,7 @@ def write_whole(path: str | Path, content: str | bytes) -> None:
 
 def try_to_write(path: str | Path) -> None:
     """Raise ConfigError if that will not be possible: before a run, so that its result is not lost."""
-    if Path(path).is_dir():
+    if os.path.isdir(path):
         raise ConfigError(f"{path} is a folder: give a file")
     part = _part(path)
     try:
@@ -43,12 +43,12 @@ def try_to_write(path: str | Path) -> None:
 
 def _is_stream(path: str | Path) -> bool:
     """/dev/null, /dev/stdout, a pipe: what a file must not take the place of."""
-    return Path(path).exists() and not Path(path).is_file()
+    return os.path.exists(path) and not os.path.isfile(path)
 
 
 def _target(path: str | Path) -> Path:
     """What a link points to, which is written: the link stays."""
-    return Path(os.path.realpath(path)) if Path(path).is_symlink() else Path(path)
+    return Path(os.path.realpath(path)) if os.path.islink(path) else Path(path)
 
 
 def _part(path: str | Path) -> Path:

@@ -246,6 +246,23 @@ def test_other_commands(arguments: list[str], says: list[str]) -> None:
         assert part in line
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [*GOOD, "--output", "{}"],
+        ["calibrate", "--output", "{}.toml"],
+        ["trace", "--output", "{}.html"],
+        ["trace", "{}.safetensors"],
+        ["sweep", "{}"],
+        ["diff", "{}", "{}"],
+    ],
+    ids=lambda value: " ".join(value[:2]),
+)
+def test_a_path_that_cannot_even_be_looked_at(arguments: list[str]) -> None:
+    path = "n" * 300  # longer than a file system takes; a folder that one may not enter is alike
+    assert path in sentence(run(*(part.format(path) for part in arguments)))
+
+
 def test_arguments_from_python() -> None:
     schedulers: list[Any] = ["fixed-block", [], [3], [None]]
     for wrong in schedulers:

@@ -6,6 +6,7 @@ which sorts the table and shows who is who.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -45,7 +46,7 @@ def report(comparison: Comparison) -> str:
 def free_path(folder: str | Path | None) -> Path | None:
     """Where the report of that folder goes; ConfigError if one is there that results do not protect already."""
     path = None if folder is None else Path(folder) / NAME
-    if path is not None and path.exists() and not path.with_name(RESULTS).exists():
+    if path is not None and os.path.exists(path) and not path.with_name(RESULTS).exists():
         raise ConfigError(f"output {path} exists: give another folder, or remove it first")
     return path
 

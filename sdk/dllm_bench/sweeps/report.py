@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -47,8 +48,8 @@ def read_sweep(path: str | Path) -> Sweep:
     Agreement and differences are, as in `compare`, to the first configuration, or with several caches to the same
     scheduler with the first cache. ConfigError for a file that cannot be read or is damaged before its last line.
     """
-    file = Path(path) / NAME if Path(path).is_dir() else Path(path)
-    if not file.exists():
+    file = Path(path) / NAME if os.path.isdir(path) else Path(path)
+    if not os.path.exists(file):
         raise ConfigError(f"there is no sweep in {path}: dllm-bench sweep --output FOLDER makes one")
     kept = read(file)
     named = _named(kept)
