@@ -31,7 +31,7 @@ class View(NamedTuple):
     """What a scheduler sees of one step. Read only.
 
     It is a copy, and what is written into it is lost, but for `logits`, where a write would show in the `Step`.
-    L is the length of the longest row: read a row's own length off `open` and `gen_length`.
+    L is the length of the longest row: behind a shorter one `tokens` hold anything. How far a row goes, `init` is told.
     """
 
     tokens: Tensor  # int64 [B, L]  canvas; the mask id where undecided
