@@ -12,7 +12,7 @@ from typing import Any, Literal, TypeAlias
 from torch import Tensor
 
 from dllm_sdk.errors import ConfigError
-from dllm_sdk.scheduler import Decision, Scheduler, View, keeps_state
+from dllm_sdk.scheduler import Decision, Scheduler, View, keeps_state, parts_of
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,11 @@ class Wrapper(Scheduler[Any]):
     def revises(self) -> bool:
         """As the inner one."""
         return self.inner.revises
+
+    @property
+    def patience(self) -> int:
+        """As the inner one."""
+        return self.inner.patience
 
     @property
     def replan(self) -> Literal["block", "step"]:
@@ -112,9 +117,8 @@ class Combined(Scheduler[tuple[Any, Any]]):
             if not isinstance(part, Scheduler):
                 raise ConfigError(f"combine takes instances of Scheduler subclasses, got {part!r}")
             if part.fits == "own":
-                raise ConfigError(
-                    f"combine: {part!r} plans and selects as one: give it alone, or combine what it wraps"
-                )
+                other = ", or combine what it wraps" if parts_of(part) else ""
+                raise ConfigError(f"combine: {part!r} plans and selects as one: give it alone{other}")
         if self.plan_part.replan == "step" and self.select_part.fits == "lasting":
             raise ConfigError(
                 f"combine: {self.plan_part!r} replans at every step, but {self.select_part!r} needs blocks that last "
@@ -125,6 +129,11 @@ class Combined(Scheduler[tuple[Any, Any]]):
     def revises(self) -> bool:
         """As the part that selects."""
         return self.select_part.revises
+
+    @property
+    def patience(self) -> int:
+        """As the part that selects."""
+        return self.select_part.patience
 
     @property
     def replan(self) -> Literal["block", "step"]:

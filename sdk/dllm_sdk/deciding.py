@@ -51,7 +51,6 @@ class Decider:
     sampler: Sampler
     cache: Cache
     stop_at_eos: bool
-    max_idle: int
     passes: int  # forward passes per step: 2 with guidance
     vocab_size: int
     mask_id: int
@@ -209,7 +208,7 @@ class Decider:
         idle = torch.where(lower, 0, rows.idle + 1)
         stuck = ~(done | lower)
         if self.scheduler.revises:
-            stuck = stuck & (idle >= self.max_idle)
+            stuck = stuck & (idle >= self.scheduler.patience)
         trouble = torch.where(stuck, NO_PROGRESS, 0)
         if not self.eos_ids:
             trouble = torch.where(done & (left > 0), NO_EOS, trouble)

@@ -25,7 +25,7 @@ from dllm_sdk.deciding import Decided, Decider
 from dllm_sdk.errors import ConfigError, ModelError, SchedulerError
 from dllm_sdk.execution import Backend, Runner, check_backend, runner
 from dllm_sdk.model import Model, Store
-from dllm_sdk.rows import MAX_IDLE, Rows, Table, columns, first_rows, take, trouble
+from dllm_sdk.rows import Rows, Table, columns, first_rows, take, trouble
 from dllm_sdk.sampling import Sampler
 from dllm_sdk.scheduler import Scheduler, View, check_value
 
@@ -75,7 +75,6 @@ def decode(
     sampler: Sampler = Sampler(),  # noqa: B008  frozen
     seed: int = 0,
     stop_at_eos: bool = True,
-    max_idle: int = MAX_IDLE,
     guidance: float = 0.0,
     backend: Backend = "eager",
 ) -> Iterator[Step]:
@@ -84,14 +83,14 @@ def decode(
     `prompt` is a text, token ids, or a list of either; each row gets `gen_length` masks after its prompt (a number, or
     one per prompt), and `open` marks prompt positions to fill in as well. Each prompt is repeated for `samples` seeds.
     With `stop_at_eos` a row ends once everything before its first generated EOS is final; tokens up to it are those of
-    a run without. A scheduler that revises must bring the masks to a new low within `max_idle` steps.
+    a run without.
     `guidance` g > 0 is classifier-free guidance (LLaDA): a second pass with the given positions masked gives logits u,
     and u + (g + 1) (l - u) replaces l. `backend` says how a step is run (`execution`): the tokens are the same.
 
     Raises ConfigError for arguments, SchedulerError and SchedulerStalled for the scheduler, ModelError for the model.
     """
     canvas = build_canvas(model, prompt, gen_length=gen_length, open=open, samples=samples, seed=seed)
-    options = Options(cache, sampler, stop_at_eos, max_idle, guidance, backend)
+    options = Options(cache, sampler, stop_at_eos, guidance, backend)
     return (made.step() for made in run(model, canvas, scheduler, options))
 
 
@@ -102,7 +101,6 @@ class Options:
     cache: Cache
     sampler: Sampler
     stop_at_eos: bool
-    max_idle: int
     guidance: float
     backend: Backend
 
@@ -115,7 +113,6 @@ class Options:
             raise ConfigError(f"sampler must be a Sampler, such as Sampler(temperature=0.7), got {self.sampler!r}")
         if not isinstance(self.stop_at_eos, bool):
             raise ConfigError(f"stop_at_eos must be true or false, got {self.stop_at_eos!r}")
-        check_value("max_idle", self.max_idle, 1, whole=True)
         check_value("guidance", self.guidance, 0, _STRONGEST)
 
 
@@ -138,7 +135,6 @@ def run(model: Model, canvas: Canvas, scheduler: Scheduler[Any], options: Option
         sampler=options.sampler,
         cache=options.cache,
         stop_at_eos=options.stop_at_eos,
-        max_idle=options.max_idle,
         passes=2 if options.guidance else 1,
         vocab_size=model.vocab_size,
         mask_id=model.mask_id,
@@ -246,7 +242,7 @@ class _Loop:
         scheduler = self.decider.scheduler
         for row in table:
             if row.trouble:
-                raise trouble(repr(scheduler), row, self.options.max_idle if scheduler.revises else None)
+                raise trouble(scheduler, row)
         return table
 
     def shape(self, table: list[Table], width: int, planning: bool) -> Shape:

@@ -18,7 +18,6 @@ from dllm_sdk.decoding import Made, Options, Step, run
 from dllm_sdk.execution import Backend
 from dllm_sdk.model import Model
 from dllm_sdk.recorder import Recorder
-from dllm_sdk.rows import MAX_IDLE
 from dllm_sdk.sampling import Sampler
 from dllm_sdk.scheduler import Scheduler
 from dllm_sdk.trace import Trace
@@ -52,7 +51,6 @@ def generate(
     sampler: Sampler = Sampler(),  # noqa: B008  frozen
     seed: int = 0,
     stop_at_eos: bool = True,
-    max_idle: int = MAX_IDLE,
     guidance: float = 0.0,
     backend: Backend = "eager",
     trace: bool = False,
@@ -65,7 +63,7 @@ def generate(
     start = time.perf_counter()
     canvas = build_canvas(model, prompt, gen_length=gen_length, open=open, samples=samples, seed=seed)
     recorder = Recorder(canvas) if trace else None
-    options = Options(cache, sampler, stop_at_eos, max_idle, guidance, backend)
+    options = Options(cache, sampler, stop_at_eos, guidance, backend)
 
     def look(made: Made) -> None:
         step = made.step()

@@ -11,6 +11,7 @@ from dllm_sdk.canvas import Canvas
 from dllm_sdk.contract import map_tensors
 from dllm_sdk.errors import DllmError, ModelError, SchedulerError, SchedulerStalled
 from dllm_sdk.sampling import row_seed
+from dllm_sdk.scheduler import Scheduler
 
 
 class Rows(NamedTuple):
@@ -45,7 +46,6 @@ class Rows(NamedTuple):
 
 
 NOT_FINITE, EMPTY_BLOCK, NO_PROGRESS, NO_EOS = 1, 2, 3, 4
-MAX_IDLE = 32  # steps within which a scheduler that revises must have fewer masks, unless a caller says otherwise
 _LATER = 2**62  # the order of a position that no block has taken yet
 
 
@@ -117,18 +117,18 @@ def columns(rows: Rows) -> Tensor:
     return torch.stack([column.long() for column in (*found, *sums, rows.nfe)], dim=1)
 
 
-def trouble(scheduler: str, row: Table, max_idle: int | None) -> DllmError:
-    """The error of a row in trouble. max_idle: the steps a scheduler that revises had; None for others."""
+def trouble(scheduler: Scheduler[Any], row: Table) -> DllmError:
+    """The error of a row in trouble."""
     where = f"row {row.row} at step {row.nfe}"
     if row.trouble == NOT_FINITE:
         return ModelError(f"the model's logits are not finite (NaN or infinite) in {where}")
     if row.trouble == EMPTY_BLOCK:
-        return SchedulerStalled(f"{scheduler} planned an empty block for {where}")
+        return SchedulerStalled(f"{scheduler!r} planned an empty block for {where}")
     if row.trouble == NO_EOS:
-        return SchedulerError(f"{scheduler} stopped {where}, but the model has no EOS to fill the rest with")
-    if max_idle is None:
-        return SchedulerStalled(f"{scheduler} brought no fewer masks in {where}: commit at least one")
+        return SchedulerError(f"{scheduler!r} stopped {where}, but the model has no EOS to fill the rest with")
+    if not scheduler.revises:
+        return SchedulerStalled(f"{scheduler!r} brought no fewer masks in {where}: commit at least one")
     return SchedulerStalled(
-        f"{scheduler} brought no fewer masks for {max_idle} steps in {where}: commit more than it takes back, hold "
-        "its block for fewer steps, or give `decode` a larger `max_idle`"
+        f"{scheduler!r} brought no fewer masks for {scheduler.patience} steps in {where}: commit more than it takes "
+        "back, hold its block for fewer steps, or override `patience`"
     )

@@ -86,6 +86,14 @@ class Scheduler(ABC, Generic[State]):
         return False
 
     @property
+    def patience(self) -> int:
+        """Steps within which a row must have fewer masks than ever, if the scheduler `revises`; others have one.
+
+        The loop ends a row that takes longer with SchedulerStalled, so that none runs for ever. From 1 to 10,000.
+        """
+        return 32
+
+    @property
     def replan(self) -> Literal["block", "step"]:
         """When `plan` is asked: at the start of a block, or at every step (sliding windows).
 

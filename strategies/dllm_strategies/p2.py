@@ -35,6 +35,11 @@ class P2(Scheduler):
         return True
 
     @property
+    def patience(self) -> int:
+        """With fewer positions than steps most steps bring no new low."""
+        return max(32, self.steps)
+
+    @property
     def fits(self) -> Literal["lasting"]:
         """It counts the block's steps."""
         return "lasting"

@@ -19,8 +19,7 @@ class ReMDM(Scheduler):
 
     a is the share that is decided. "cap": a_t = 1 - t, and sigma throughout (published eta 0.008). "loop": a rises to
     `level` at t = `on`, stays there while sigma is applied, and rises to 1 from t = `off` on (published eta 0.02).
-    No state. A loop may go long without a new low of masks: with more than 32 `steps`, `decode(max_idle=steps)`. The
-    paper draws tokens from the nucleus, which is the sampler's part.
+    No state. The paper draws tokens from the nucleus, which is the sampler's part.
     """
 
     schedule: Literal["cap", "loop"] = "cap"
@@ -44,6 +43,11 @@ class ReMDM(Scheduler):
     def revises(self) -> bool:
         """It masks committed tokens."""
         return True
+
+    @property
+    def patience(self) -> int:
+        """A loop may bring its last new low early; in the blocks of another scheduler the next one starts after it."""
+        return max(32, 2 * self.steps)
 
     @property
     def fits(self) -> Literal["lasting"]:

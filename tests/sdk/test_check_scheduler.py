@@ -506,6 +506,10 @@ class NumberInPlaceOfAMethod(Honest):
     horizon = 16
 
 
+class ForEver(Honest):
+    patience = 10**9
+
+
 @pytest.mark.parametrize(
     ("scheduler", "words"),
     [
@@ -515,6 +519,7 @@ class NumberInPlaceOfAMethod(Honest):
         ),
         (WordOfItsOwn(), "WordOfItsOwn.replan must be one of block, step, got 'always'"),
         (NumberInPlaceOfAMethod(), "NumberInPlaceOfAMethod.horizon must be a method, got 16"),
+        (ForEver(), "ForEver.patience must be a whole number from 1 to 10000, got 1000000000"),
     ],
     ids=lambda one: type(one).__name__,
 )

@@ -10,10 +10,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dllm_sdk import ConfigError, Decision, Scheduler, SchedulerStalled, combine, decode, generate, wrap
+from dllm_sdk import ConfigError, Decision, Scheduler, combine, decode, generate, wrap
 from dllm_sdk.rules import uniform
 from dllm_sdk.testing import Case, ToyModel, cases, check_scheduler, run_case
-from dllm_strategies import P2, SDAR, BlockRefinement, FixedBlock, ReMDM, Saber
+from dllm_strategies import P2, SDAR, BlockRefinement, EarlyEOS, FixedBlock, ReMDM, Saber
 
 thresholds = st.sampled_from([0.3, 0.5, 0.7, 0.9, 1.1])
 blocks = st.integers(1, 12)
@@ -90,12 +90,19 @@ def test_remdm_loop_takes_back_in_its_loop_only() -> None:
     assert [share for share, _ in found] == pytest.approx(expected, abs=0.06)
 
 
-def test_a_long_loop_says_that_it_needs_patience() -> None:
+@pytest.mark.parametrize(
+    ("scheduler", "nfe"),
+    [
+        (ReMDM("loop", 200, 0.02), 200),
+        (combine(plan=FixedBlock(4), select=ReMDM()), 5 * 32),
+        (combine(plan=FixedBlock(1), select=ReMDM("loop", 100, 0.02)), 20 * 100),
+        (combine(plan=FixedBlock(2), select=P2(100)), 10 * 51),
+    ],
+)
+def test_a_strategy_says_how_long_it_goes_without_fewer_masks(scheduler: Scheduler, nfe: int) -> None:
     model = ToyModel(1, sees="position", eos=False).build()
-    with pytest.raises(SchedulerStalled, match="no fewer masks for 32 steps"):
-        generate(model, [[1]], ReMDM("loop", 200, 0.02), gen_length=20)
-    answer = generate(model, [[1]], ReMDM("loop", 200, 0.02), gen_length=20, max_idle=200)
-    assert answer.nfe == [200]
+    assert generate(model, [[1]], scheduler, gen_length=20).nfe == [nfe]
+    assert EarlyEOS(scheduler).patience == scheduler.patience
 
 
 @given(case=cases(max_rows=2), steps=st.integers(1, 30), eta=st.sampled_from([0.0, 1.0, 3.0]))
@@ -227,7 +234,7 @@ def test_llada2_edits_a_token_that_lost_its_probability() -> None:
 def test_quotas_that_may_be_zero_are_not_combined() -> None:
     edits = BlockRefinement(block=4, steps=8, edit_threshold=0.9)
     assert generate(ToyModel(1, eos=False).build(), [[1]], edits, gen_length=20).tokens[0].shape == (21,)
-    with pytest.raises(ConfigError, match="plans and selects as one"):
+    with pytest.raises(ConfigError, match=r"plans and selects as one: give it alone$"):
         combine(plan=FixedBlock(20), select=edits)
 
 

@@ -19,7 +19,6 @@ from dllm_sdk.canvas import Canvas, build_canvas
 from dllm_sdk.decoding import Made, Options, run
 from dllm_sdk.execution import Backend
 from dllm_sdk.generation import finish, handed
-from dllm_sdk.rows import MAX_IDLE
 
 T = TypeVar("T")
 
@@ -46,7 +45,7 @@ class Job:
         return self._steps(build_canvas(self.model, self.prompts, gen_length=self.gen_length), backend)
 
     def _steps(self, canvas: Canvas, backend: Backend) -> Iterator[Made]:
-        options = Options(load_cache(self.cache), Sampler(), self.stop_at_eos, MAX_IDLE, 0.0, backend)
+        options = Options(load_cache(self.cache), Sampler(), self.stop_at_eos, 0.0, backend)
         return run(self.model, canvas, self.scheduler, options)
 
 

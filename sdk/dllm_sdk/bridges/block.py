@@ -19,7 +19,6 @@ from dllm_sdk.binding import S, look_up, on_device
 from dllm_sdk.caching import lanes, placed
 from dllm_sdk.contract import Applied, allowed, check_pair, check_state, map_tensors, merge_state
 from dllm_sdk.model import Model
-from dllm_sdk.rows import MAX_IDLE
 from dllm_sdk.rules import hash_with, top_k
 from dllm_sdk.sampling import Sampler, row_seed
 from dllm_sdk.scheduler import Scheduler, View
@@ -147,7 +146,7 @@ def _moved_on(scheduler: Scheduler[Any], block: Block, view: View, decision: App
     left = ((block.masked & ~decision.commit) | decision.remask).sum(1)
     over = (left == 0) & ~decision.hold
     idle = ~block.closed & (left >= block.low) & ~over
-    stuck = idle & (block.idle + 1 >= (MAX_IDLE if scheduler.revises else 1))
+    stuck = idle & (block.idle + 1 >= (scheduler.patience if scheduler.revises else 1))
     if bool(stuck.any()):
         warnings.warn(f"{scheduler!r} brought no fewer masks: the best one is committed", RuntimeWarning, stacklevel=4)
     rows = stuck[:, None]

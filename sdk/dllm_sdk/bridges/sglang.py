@@ -16,7 +16,6 @@ from torch import Tensor
 from dllm_sdk.bridges.block import Block, Decider, join, open_block, split, step
 from dllm_sdk.bridges.hosts import listed, scheduler_for
 from dllm_sdk.errors import ConfigError
-from dllm_sdk.rows import MAX_IDLE
 
 try:
     from sglang.srt.dllm import algorithm
@@ -49,7 +48,8 @@ class DllmSDK(DllmAlgorithm):  # type: ignore[misc]
 
     def max_steps(self, block_size: int) -> int:
         """As many as `block.step` can take, and one that writes nothing."""
-        idle = MAX_IDLE + block_size if self.decider.scheduler.revises else 1
+        scheduler = self.decider.scheduler
+        idle = scheduler.patience + block_size if scheduler.revises else 1
         return (block_size + 1) * idle + 1
 
     def step(self, forward_batch: Any, full_logits: Tensor, states: list[Any]) -> list[bool]:
