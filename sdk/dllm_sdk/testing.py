@@ -134,8 +134,9 @@ def check_case(scheduler: Scheduler[Any], case: Case) -> None:
             part = Case(case.model, tuple(case.rows[row] for row in order), case.temperature, case.seed)
             for row, history in zip(order, run_case(spy.inner, part), strict=True):
                 if history != together[row]:
-                    what = f"row {row} of a batch of {len(case.rows)} is decoded differently as one of rows {order}"
-                    raise CheckFailed("batches", what, str(case))
+                    other = "alone" if len(order) == 1 else f"as one of rows {order}"
+                    what = f"row {row} of a batch of {len(case.rows)} is decoded differently {other}"
+                    raise CheckFailed("batches", f"{what}: {_parting(together[row], history)}", str(case))
     except _EndsRows:  # such a strategy is for models that can be filled up
         check_case(scheduler, replace(case, model=replace(case.model, eos=True)))
     except SchedulerStalled as error:
@@ -150,6 +151,17 @@ def check_case(scheduler: Scheduler[Any], case: Case) -> None:
 
 class _EndsRows(Exception):
     """A row is ended on a model without EOS."""
+
+
+def _parting(mine: list[Any], theirs: list[Any]) -> str:
+    """Where two histories of a row part, as `run_case` tells them."""
+    for number, ((mine_changed, mine_tokens), (changed, tokens)) in enumerate(zip(mine, theirs, strict=False), 1):
+        if mine_changed != changed:
+            ours, others = ([place for _, place in one] for one in (mine_changed, changed))
+            return f"its step {number} changes positions {ours} in the batch, {others} there"
+        if mine_tokens != tokens:
+            return f"its step {number} writes {mine_tokens} in the batch, {tokens} there"
+    return f"it takes {len(mine)} steps in the batch, {len(theirs)} there"
 
 
 @dataclass(frozen=True, repr=False)

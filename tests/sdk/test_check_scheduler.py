@@ -485,6 +485,10 @@ class StateGrows(Honest):
         (CountsInASlot(), "select changed 'calls' of the scheduler"),
         (Forgets(), "'once' is kept from one run to the next"),
         (StateOnTheCpu(), "another device: make tensors where its own are"),
+        (
+            DependsOnTheBatchSize(),
+            r"rows \[.*: its step \d+ changes positions \[.*\] in the batch, \[.*\] there",
+        ),
     ],
     ids=lambda one: type(one).__name__,
 )
