@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import io
 import json
 import os
@@ -182,13 +181,11 @@ def test_a_full_disk_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("option", ["--help", "--version"])
-def test_help_onto_a_full_disk_is_a_sentence(option: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(*_: object, **__: object) -> None:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    monkeypatch.setattr("click.core.echo" if option == "--help" else "click.decorators.echo", full)
-    result = run(option)
-    assert result.exit_code == 1 and result.stderr == "Error: No space left on device\n"
+def test_help_onto_a_full_disk_is_a_sentence(option: str) -> None:
+    command = [sys.executable, "-c", "from dllm_bench.cli import main; main()", option]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 1 and done.stderr == "Error: No space left on device\n"
 
 
 def test_list_names_what_is_installed() -> None:
