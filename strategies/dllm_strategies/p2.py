@@ -37,7 +37,7 @@ class P2(Scheduler):
     @property
     def patience(self) -> int:
         """With fewer positions than steps most steps bring no new low."""
-        return max(32, self.steps)
+        return min(max(32, self.steps), 10_000)  # the most that may be said
 
     @property
     def fits(self) -> Literal["lasting"]:

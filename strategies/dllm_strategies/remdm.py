@@ -47,7 +47,7 @@ class ReMDM(Scheduler):
     @property
     def patience(self) -> int:
         """A loop may bring its last new low early; in the blocks of another scheduler the next one starts after it."""
-        return max(32, 2 * self.steps)
+        return min(max(32, 2 * self.steps), 10_000)  # the most that may be said
 
     @property
     def fits(self) -> Literal["lasting"]:

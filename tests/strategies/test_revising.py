@@ -105,6 +105,11 @@ def test_a_strategy_says_how_long_it_goes_without_fewer_masks(scheduler: Schedul
     assert EarlyEOS(scheduler).patience == scheduler.patience
 
 
+@pytest.mark.parametrize("scheduler", [ReMDM(steps=6_000), P2(12_000)])
+def test_no_number_of_steps_is_too_large_to_begin_with(scheduler: Scheduler) -> None:
+    assert next(decode(ToyModel(1).build(), [[1]], scheduler, gen_length=20)).view.step == 0
+
+
 @given(case=cases(max_rows=2), steps=st.integers(1, 30), eta=st.sampled_from([0.0, 1.0, 3.0]))
 @settings(max_examples=15)
 def test_p2_leaves_what_its_schedule_says(case: Case, steps: int, eta: float) -> None:
