@@ -21,6 +21,8 @@ _METHODS = ("horizon", "init", "plan", "select")
 def check_members(scheduler: Scheduler[Any]) -> None:
     """Raise ConfigError unless the protocol's properties have one of their values, and its methods can be called."""
     kind = type(scheduler).__name__
+    if callable(scheduler.patience):
+        raise ConfigError(f"{kind}.patience must be a number, got a method: put @property above its def")
     for name, words in _PROPERTIES.items():
         found = getattr(scheduler, name)
         if found not in words:

@@ -108,6 +108,15 @@ def test_what_a_scheduler_does_not_declare_is_seen_in_the_rehearsal() -> None:
         scheduler_for("SGLang", "threshold", 32, seed=True)
 
 
+class Hasty(Toy):
+    revises, patience = True, "none"
+
+
+def test_members_of_the_wrong_kind_are_named_by_hosts() -> None:
+    with pytest.raises(ConfigError, match=r"Hasty\.patience must be a whole number from 1 to 10000, got 'none'"):
+        scheduler_for("SGLang", "tests.bridges.test_pages:Hasty", 32)
+
+
 def test_a_row_that_stops_is_filled_with_eos() -> None:
     tokens, nowhere = torch.full((1, 4), 7), torch.zeros(1, 4, dtype=torch.bool)
     logits = torch.zeros(1, 4, 8).index_fill(2, torch.tensor(3), 5.0)

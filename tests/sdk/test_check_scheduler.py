@@ -502,6 +502,11 @@ class PropertyAsMethod(Honest):
         return True
 
 
+class PatienceAsMethod(Honest):
+    def patience(self):
+        return 50
+
+
 class WordOfItsOwn(Honest):
     replan = "always"
 
@@ -521,6 +526,7 @@ class ForEver(Honest):
             PropertyAsMethod(),
             "PropertyAsMethod.revises must be one of False, True.*put @property above",
         ),
+        (PatienceAsMethod(), "PatienceAsMethod.patience must be a number, got a method: put @property above its def"),
         (WordOfItsOwn(), "WordOfItsOwn.replan must be one of block, step, got 'always'"),
         (NumberInPlaceOfAMethod(), "NumberInPlaceOfAMethod.horizon must be a method, got 16"),
         (ForEver(), "ForEver.patience must be a whole number from 1 to 10000, got 1000000000"),

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from dllm_sdk.bridges.block import Decider, Stepped, bound, open_block, step
 from dllm_sdk.combining import Wrapper, telling
+from dllm_sdk.contract import check_members
 from dllm_sdk.errors import ConfigError
 from dllm_sdk.registry import load_scheduler
 from dllm_sdk.rules import hash_with, to_unit
@@ -46,6 +47,7 @@ def scheduler_for(host: str, spec: str, size: int, *, eos_ids: tuple[int, ...] =
         if not isinstance(token, int) or isinstance(token, bool) or token < 0:
             raise ConfigError(f"{host}: eos_ids and seed must be whole numbers >= 0, got {token!r}")
     scheduler = load_scheduler(spec)
+    check_members(scheduler)
     why = obstacle(scheduler, size, eos_ids=eos_ids)
     if why is not None:
         raise ConfigError(f"{host} cannot run {spec!r}: {HOSTS[host]}, but {why}")
