@@ -6,6 +6,7 @@ The harness owns tasks, prompts, filters and metrics; forward passes are added t
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from contextlib import chdir
 from dataclasses import asdict, dataclass, field
@@ -154,7 +155,7 @@ def _load(task: str) -> list[Any]:
 
     path = Path(task).resolve()
     is_file = path.suffix in (".yaml", ".yml")
-    if is_file and not path.is_file():
+    if is_file and not os.path.isfile(path):
         raise ConfigError(f"there is no task file {task}")
     manager = TaskManager(include_defaults=not is_file)
     if not is_file and task not in manager.all_tasks:

@@ -214,6 +214,7 @@ def test_a_task_that_cannot_run_is_a_sentence(
         (["--batch-size", "0"], ["batch_size", ">= 1"]),
         (["--cache", "triple"], ["'triple'", "dual"]),
         (["--chat", "nothing"], ["tokenizer or MODULE:FUNCTION"]),
+        (["--tasks", f"{'n' * 300}.yaml"], ["no task file"]),
         (["--output", "/proc/nothing/x.json"], ["cannot be written"]),
     ],
     ids=lambda value: " ".join(value).replace(TOYS, "toys.py") if value and str(value[0]).startswith("--") else "",
