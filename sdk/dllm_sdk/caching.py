@@ -152,9 +152,8 @@ def lanes(mask: Tensor, width: int) -> Tensor:
     """The positions of a mask, ascending, L on padding: bool [B, L] -> int64 [B, width]."""
     positions = torch.arange(mask.shape[1], device=mask.device)
     ascending = torch.where(mask, positions, mask.shape[1]).sort(1).values[:, :width]
-    return ascending.clone(
-        memory_format=torch.contiguous_format
-    )  # compiled code is made for strides, and a slice has others
+    # Compiled code is made for strides, and a slice has others.
+    return ascending.clone(memory_format=torch.contiguous_format)
 
 
 def placed(canvas: Tensor, window: Tensor, values: Tensor) -> Tensor:

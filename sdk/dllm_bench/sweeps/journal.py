@@ -45,9 +45,8 @@ class Kept:
 
     head: Mapping[str, Any] = field(default_factory=dict)  # empty: nothing has begun
     configurations: dict[str, Configuration] = field(default_factory=dict)
-    asked: list[Configuration] = field(
-        default_factory=list
-    )  # line by line; again where a scheduler's code is what it once was
+    # Line by line; again where a scheduler's code is what it once was.
+    asked: list[Configuration] = field(default_factory=list)
     done: dict[str, tuple[str, Mapping[str, Any]]] = field(default_factory=dict)  # with the place of the line
     failed: dict[str, str] = field(default_factory=dict)  # the sentence
 
