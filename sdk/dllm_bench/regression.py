@@ -22,10 +22,8 @@ from dllm_sdk.registry import available
 Prompt: TypeAlias = tuple[str, int]  # task, number
 
 _MUST_AGREE = ("gen_length", "temperature")
-_MAY_DIFFER = (
-    "dllm_sdk", "torch", "python", "platform", "device", "device_name", "threads", "dtype", "backend",
-    "batch_size", "seed",
-)  # fmt: skip
+_MACHINE = ("dllm_sdk", "torch", "python", "platform", "device", "device_name", "threads")
+_MAY_DIFFER = (*_MACHINE, "dtype", "backend", "batch_size", "seed")
 _TOLD = re.compile(r"^(\w+) [0-9a-f]{16}$")  # a tensor or module, as `describe` writes it
 _EXACT = 1e-9  # a loss of just what is allowed is allowed
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from dllm_sdk.errors import ConfigError, SchedulerError
-from dllm_sdk.scheduler import Decision, Scheduler, check_value
+from dllm_sdk.scheduler import MOST_PATIENCE, Decision, Scheduler, check_value
 
 _PROPERTIES = {"revises": (False, True), "replan": ("block", "step"), "fits": ("any", "lasting", "own")}
 _METHODS = ("horizon", "init", "plan", "select")
@@ -28,7 +28,7 @@ def check_members(scheduler: Scheduler[Any]) -> None:
         if found not in words:
             cure = ": put @property above its def" if callable(found) else ""
             raise ConfigError(f"{kind}.{name} must be one of {', '.join(map(str, words))}, got {found!r}{cure}")
-    check_value(f"{kind}.patience", scheduler.patience, 1, 10_000, whole=True)
+    check_value(f"{kind}.patience", scheduler.patience, 1, MOST_PATIENCE, whole=True)
     for name in _METHODS:
         if not callable(found := getattr(scheduler, name)):
             raise ConfigError(f"{kind}.{name} must be a method, got {found!r}")

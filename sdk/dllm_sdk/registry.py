@@ -116,7 +116,7 @@ def read_spec(spec: str) -> tuple[str, dict[str, Any], dict[str, Any]]:
 
     Loads nothing. Raises ConfigError.
     """
-    name, fields = _parse("scheduler", spec)
+    name, fields = parse_spec("scheduler", spec)
     if not name.startswith("@"):
         return name, fields, {}
     path = Path(name[1:])
@@ -177,7 +177,7 @@ def load_cache(spec: str) -> Cache:
     >>> load_cache("dual:refresh_every=8")                                                     # doctest: +SKIP
     """
     _check_text("cache", spec)
-    name, fields = _parse("cache", spec)
+    name, fields = parse_spec("cache", spec)
     if name not in CACHES:
         raise RegistryError(_unknown(f"cache {name!r}", name, list(CACHES)))
     module, _, attribute = CACHES[name].partition(":")
@@ -244,8 +244,8 @@ def _load_file(path: Path) -> Any:
     return module
 
 
-def _parse(kind: str, spec: str) -> tuple[str, dict[str, Any]]:
-    """`HEAD:field=value,...` -> the head and its fields. The head itself may hold a colon (MODULE:CLASS)."""
+def parse_spec(kind: str, spec: str) -> tuple[str, dict[str, Any]]:
+    """`HEAD:field=value,...` -> head (which may hold a colon: MODULE:CLASS) and fields. Raises ConfigError."""
     match = re.match(r"(?P<name>[^=]*?)(?::(?P<fields>\w[\w-]*=.*))?$", spec, re.DOTALL)
     if match is None or not match["name"].strip(":"):
         forms = "NAME, MODULE:CLASS, FILE.py:CLASS or @FILE.toml"

@@ -24,6 +24,7 @@ EosIds: TypeAlias = Annotated[tuple[int, ...], "the model's EOS ids"]
 """A field of this type that is left empty holds the model's EOS ids once decoding starts."""
 
 State = TypeVar("State", default=tuple[()])
+MOST_PATIENCE = 10_000  # steps
 _LARGEST = 2**63 - 1  # the largest int64
 
 
@@ -89,7 +90,8 @@ class Scheduler(ABC, Generic[State]):
     def patience(self) -> int:
         """Steps within which a row must have fewer masks than ever, if the scheduler `revises`; others have one.
 
-        The loop ends a row that takes longer with SchedulerStalled, so that none runs for ever. From 1 to 10,000.
+        The loop ends a row that takes longer with SchedulerStalled, so that none runs for ever. At most
+        MOST_PATIENCE, which is 10,000.
         """
         return 32
 

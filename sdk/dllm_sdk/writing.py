@@ -19,7 +19,7 @@ def write_whole(path: str | Path, content: str | bytes) -> None:
     part = _part(path)
     try:
         part.write_bytes(data)
-        part.replace(_target(path))
+        part.replace(os.path.realpath(path))
     except OSError:
         with suppress(OSError):
             part.unlink()
@@ -46,10 +46,6 @@ def _is_stream(path: str | Path) -> bool:
     return os.path.exists(path) and not os.path.isfile(path)
 
 
-def _target(path: str | Path) -> Path:
-    """What a link points to, which is written: the link stays."""
-    return Path(os.path.realpath(path)) if os.path.islink(path) else Path(path)
-
-
 def _part(path: str | Path) -> Path:
-    return Path(f"{_target(path)}.part")
+    """Beside what is written: that is what a link points to, and the link stays."""
+    return Path(f"{os.path.realpath(path)}.part")

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from dllm_sdk import Decision, Scheduler, View, check_number
 from dllm_sdk.rules import top_k
+from dllm_sdk.scheduler import MOST_PATIENCE
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ class P2(Scheduler):
     @property
     def patience(self) -> int:
         """With fewer positions than steps most steps bring no new low."""
-        return min(max(32, self.steps), 10_000)  # the most that may be said
+        return min(max(32, self.steps), MOST_PATIENCE)
 
     @property
     def fits(self) -> Literal["lasting"]:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from dllm_sdk import ConfigError, Decision, Scheduler, View, check_number
 from dllm_sdk.rules import uniform
+from dllm_sdk.scheduler import MOST_PATIENCE
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ class ReMDM(Scheduler):
     @property
     def patience(self) -> int:
         """A loop may bring its last new low early; in the blocks of another scheduler the next one starts after it."""
-        return min(max(32, 2 * self.steps), 10_000)  # the most that may be said
+        return min(max(32, 2 * self.steps), MOST_PATIENCE)
 
     @property
     def fits(self) -> Literal["lasting"]:

@@ -158,9 +158,15 @@ class PingPong(Scheduler):
         return Decision(top_k(view.open, view.confidence, 1), remask=view.committed), state
 
 
+class Patient(PingPong):
+    patience = Scheduler.patience
+
+
 def test_no_generation_can_hang() -> None:
     with pytest.raises(SchedulerStalled, match=r"PingPong\(\).*5 steps.*row 0.*: commit more than .* `patience`"):
         counts(PingPong())
+    with pytest.raises(SchedulerStalled, match="no fewer masks for 32 steps"):
+        counts(Patient())
     for rule, words in ((torch.zeros_like, "commit at least one"),):
         with pytest.raises(SchedulerStalled, match=words):
             counts(combine(plan=FixedBlock(4), select=lambda view, rule=rule: rule(view.open)))

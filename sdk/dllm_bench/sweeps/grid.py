@@ -12,7 +12,7 @@ from typing import Any
 from dllm_bench.toml import as_toml, has_form
 from dllm_sdk import load_scheduler
 from dllm_sdk.errors import ConfigError
-from dllm_sdk.registry import split
+from dllm_sdk.registry import parse_spec, split
 from dllm_sdk.scheduler import values_of
 
 _LISTS = {"scheduler": "schedulers", "cache": "caches", "task": "tasks"}  # words of a file that may hold a list
@@ -98,8 +98,7 @@ def expand(schedulers: Sequence[str], grid: Mapping[str, Sequence[Any]]) -> list
 def _owners(spec: str, grid: Mapping[str, Any]) -> dict[str, int]:
     """Which part of PLAN+SELECT each field of the grid belongs to."""
     parts = split(spec, "+")
-    items = (item for part in parts for item in split(part, ",") if "=" in item)
-    given = {item.partition("=")[0].rpartition(":")[2].strip().replace("-", "_") for item in items}
+    given = {field for part in parts for field in parse_spec("scheduler", part)[1]}
     for field in grid:
         if field in given:
             raise ConfigError(f"scheduler {spec!r} sets {field}, and the grid too: leave one out")
