@@ -85,7 +85,8 @@ def _row(plugin: Plugin) -> str:
 
 
 def _in_cell(text: str) -> str:
-    return re.sub(r"(?<!\\)\|", r"\\|", text)
+    """With the bars that would end the cell escaped; in code they end none, and a backslash would be shown."""
+    return re.sub(r"(`[^`]*`)|(?<!\\)\|", lambda found: found[1] or r"\|", text)
 
 
 def linked(text: str) -> str:
@@ -95,7 +96,7 @@ def linked(text: str) -> str:
 
 def commands() -> str:
     """The command line: the group, then each command, as click knows them."""
-    group = click.Context(cli, info_name="dllm-bench")
+    group = click.Context(cli, info_name="dllm-bench", **cli.context_settings)
     found = [(name, cli.get_command(group, name)) for name in cli.list_commands(group)]
     parts = [_command(cli, group)]
     parts += [_command(one, click.Context(one, info_name=name, parent=group)) for name, one in found if one is not None]
@@ -106,7 +107,7 @@ def _command(command: click.Command, context: click.Context) -> str:
     paragraphs = inspect.cleandoc(command.help or "").split("\n\n")
     options = [item for item in command.get_params(context) if isinstance(item, click.Option)]
     records = [record for item in options if (record := item.get_help_record(context))]
-    rows = [f"| `{_in_cell(names)}` | {_in_cell(said)} |" for names, said in records]
+    rows = [f"| `{names}` | {_in_cell(said)} |" for names, said in records]
     usage = f"```text\n{context.command_path} {' '.join(command.collect_usage_pieces(context))}\n```"
     table = "\n".join(["| option | meaning |", "| --- | --- |", *rows])
     return "\n\n".join([f"## {context.command_path}", *map(_paragraph, paragraphs), usage, table])

@@ -61,6 +61,12 @@ def test_a_field_says_what_the_comment_behind_it_says(site: Path) -> None:
     assert "masked positions this call may choose among" in text
 
 
+def test_options_stand_as_the_help_has_them(site: Path) -> None:
+    text = (site / "reference/command-line/index.html").read_text(encoding="utf-8")
+    for names in ("--format [table|json|jsonl|csv|md]", "--task NAME|FILE.jsonl|FILE.py:NAME", "-h, --help"):
+        assert f"<code>{names}</code>" in text
+
+
 @pytest.fixture(scope="session")
 def address(site: Path) -> Iterator[str]:
     """The site on this machine, served over HTTP."""
