@@ -23,6 +23,7 @@ class EarlyCommit(Wrapper):
     """
 
     inner: Scheduler[Any] = field(default_factory=FixedBlock)
+    revises = Scheduler.revises  # never, since no inner one does
 
     def __post_init__(self) -> None:
         """Check the fields."""
