@@ -41,7 +41,12 @@ if TYPE_CHECKING:
     show_default=True,
     help="Ray takes the cluster at RAY_ADDRESS, which must be one you trust.",
 )
-@click.option("--jobs", "-j", type=int, help="Configurations at the same time.  [default: one per processor]")
+@click.option(
+    "--jobs",
+    "-j",
+    type=int,
+    help="Configurations at the same time.  [default: one per processor, or one on a GPU]",
+)
 @click.option("--retry-failed", is_flag=True, help="Measure what failed before once more.")
 @click.option("--output", metavar="FOLDER", help="Where sweep.jsonl is kept, and gone on with.")
 @options.format_option
