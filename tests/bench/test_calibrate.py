@@ -70,7 +70,8 @@ def test_the_prompts_of_the_halves_are_different_and_of_the_validation_split() -
     found = calibrate(counting(), "threshold", [asked], grid={"threshold": [0.5]}, limit=9)
     assert set(asked.splits) == {"validation"}
     settings = len(found.settings)
-    first, second = asked.checked[: 4 * settings], asked.checked[4 * settings :]
+    checked = asked.checked[9:]  # before anything is decoded each is asked for once, to see that its answer is known
+    first, second = checked[: 4 * settings], checked[4 * settings :]
     assert not set(first) & set(second)
     assert set(first) | set(second) == set("123456789")
 
@@ -102,6 +103,18 @@ def test_without_answers_agreement_with_the_reference_counts(tmp_path: Path) -> 
     assert found.quality == "agreement"
     assert found.settings[0].calibration.accuracy == 1
     assert "agreement" in str(found)
+
+
+@pytest.mark.parametrize("unknown", range(1, 9))
+def test_one_prompt_without_an_answer_is_enough_for_agreement_in_both_halves(tmp_path: Path, unknown: int) -> None:
+    path = tmp_path / "mine.jsonl"
+    answers = ["" if i == unknown else ', "answer": "wrong"' for i in range(1, 9)]
+    path.write_text("".join(f'{{"prompt": "{i}"{it}}}\n' for i, it in enumerate(answers, 1)), encoding="utf-8")
+    found = calibrate(counting(), "threshold", [path], grid={"threshold": [0.5]}, gen_length=12)
+    assert found.quality == "agreement"
+    reference = found.settings[0]
+    assert reference.validation is not None
+    assert reference.calibration.accuracy == reference.validation.accuracy == 1
 
 
 def test_the_same_seed_finds_the_same(found: Calibration) -> None:

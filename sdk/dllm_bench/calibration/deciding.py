@@ -56,14 +56,15 @@ def decide(
     report: Report | None,
 ) -> Decided:
     """`rows` holds the reference, then the given setting, then the others; `halves` calibration and validation."""
-    first = measure(run, rows, halves[0], report)
+    scored = all(known(batch) for half in halves for batch in half)
+    first = measure(run, rows, halves[0], scored, report)
     loss, cost = first.quality[:1] - first.quality[1:], first.cost[1:]
     names = list(rows)[1:]
     index = target.choose(loss, cost)
     chosen = None if index is None else names[index]
     best = {names[i] for i in front(loss.mean(1), cost.mean(1))}
     kept = {name: one for name, one in rows.items() if name in {REFERENCE, names[0], chosen} | best}
-    second = measure(run, kept, halves[1], report)
+    second = measure(run, kept, halves[1], scored, report)
     roles = {REFERENCE: "reference", names[0]: "given"}
     if chosen is not None:
         roles[chosen] = "given, chosen" if chosen == names[0] else "chosen"
@@ -80,12 +81,18 @@ def decide(
     ]
     against = [name for name in (REFERENCE, names[0]) if chosen not in (None, name)]
     differences = [difference(second.outcomes[name], second.outcomes[str(chosen)]) for name in against]
-    scored = all(one.strict is not None for one in first.outcomes[REFERENCE])
     ordered = [found[0], *sorted(found[1:], key=lambda one: -one.calibration.nfe)]
     return Decided(ordered, chosen, differences, "accuracy" if scored else "agreement")
 
 
-def measure(run: Run, rows: Mapping[str, Scheduler[Any]], batches: Sequence[Batch], report: Report | None) -> Measured:
+def known(batch: Batch) -> bool:
+    """Whether every prompt has a known answer: one that has none gives no verdict of any text."""
+    return all(batch.questions.score(number, "").strict is not None for number in batch.prompts)
+
+
+def measure(
+    run: Run, rows: Mapping[str, Scheduler[Any]], batches: Sequence[Batch], scored: bool, report: Report | None
+) -> Measured:
     """Every setting on every prompt; the first one is what the others are held against."""
     cache, first = NoCache(), next(iter(rows))
     contenders = [Contender(name, scheduler, "none", cache, first) for name, scheduler in rows.items()]
@@ -95,7 +102,6 @@ def measure(run: Run, rows: Mapping[str, Scheduler[Any]], batches: Sequence[Batc
     # Batches are sorted by length; a test needs prompts in random order.
     order = np.random.default_rng(run.seed).permutation(len(mine[first]))
     outcomes = {name: [found[i] for i in order] for name, found in mine.items()}
-    scored = all(one.strict is not None for one in outcomes[first])
     quality = [[float(one.strict or 0) if scored else one.agreement for one in found] for found in outcomes.values()]
     cost = [[float(one.nfe) for one in found] for found in outcomes.values()]
     return Measured(outcomes, np.array(quality), np.array(cost))

@@ -18,7 +18,7 @@ class Score:
     """A setting on some prompts."""
 
     n: int  # prompts
-    accuracy: float  # share of them that are right; without answers, agreement with the reference
+    accuracy: float  # share of them that are right; where answers are missing, agreement with the reference
     loss: float  # the reference's accuracy minus this one
     nfe: float  # forward passes, mean over prompts
 
@@ -43,7 +43,7 @@ class Calibration(Result):
     scheduler: str  # as it was given
     reference: str  # as it was given
     target: str  # what was looked for, in words
-    quality: str  # "accuracy", or "agreement" with the reference where prompts have no answers
+    quality: str  # "accuracy", or "agreement" with the reference where a prompt of either half has no answer
     axes: Sequence[str]  # the fields that vary
     settings: Sequence[Setting]  # the reference first, then the grid by falling passes
     chosen: str | None  # the name of the one that reaches the target; None: none does
