@@ -153,7 +153,7 @@ def _by_task(comparison: Comparison) -> list[tuple[str, list[str], list[str], li
     parts = []
     for at in range(0, len(tasks), 5):
         chunk = tasks[at : at + 5]
-        cells = [[_cell(rows[i]) for _, rows in chunk] for i in range(len(comparison.rows))]
+        cells = [[_cell(rows[i], scored) for _, rows in chunk] for i in range(len(comparison.rows))]
         titles = [_short(name) for name, _ in chunk]
         parts.append((corner, [row.scheduler for row in comparison.rows], titles, cells))
     return parts
@@ -165,8 +165,8 @@ def _short(task: str) -> str:
     return name if len(name) <= 12 else f"{name[:5]}..{name[-5:]}"
 
 
-def _cell(row: Row) -> str:
-    quality = row.agreement if row.accuracy is None else row.accuracy
+def _cell(row: Row, scored: bool) -> str:
+    quality = row.accuracy if scored else row.agreement
     return f"{percent(quality):>5} {row.nfe:6.1f}"
 
 

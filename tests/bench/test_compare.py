@@ -212,6 +212,9 @@ def test_files_with_and_without_answers(tmp_path: Path) -> None:
     assert (free.n, free.n_scored, free.accuracy, free.accuracy_low, free.answer_accuracy) == (2, 0, None, None, None)
     assert free.agreement == 1.0 and free.nfe == 1.0
     assert "agree" in str(both) and "accuracy" in str(both)
+    under_accuracy = str(both).split("accuracy, NFE")[1].split("\n\n")[0]
+    assert "50.0" in under_accuracy and "100.0" not in under_accuracy  # agreement is no accuracy
+    assert "<b>-</b>" in both.to_html() and "<b>100.0</b>" not in both.to_html()
     alone = compare(counting(), ["fixed-block", "confidence-adaptive"], [unknown], limit=1, gen_length=8)
     assert "accuracy" not in str(alone) and alone.differences[0].accuracy is None
     assert alone.notes == [f"{unknown}: the first 1 of 2 prompts (--limit)."]

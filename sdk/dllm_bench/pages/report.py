@@ -150,7 +150,7 @@ def _tasks(comparison: Comparison) -> Markup:
         tag(
             "tr",
             tag("th", charts.named(i, row.scheduler), scope="row"),
-            *(tag("td", *_cell(rows[i])) for rows in comparison.tasks.values()),
+            *(tag("td", *_cell(rows[i], scored)) for rows in comparison.tasks.values()),
             data_series=i,
         )
         for i, row in enumerate(comparison.rows)
@@ -161,9 +161,9 @@ def _tasks(comparison: Comparison) -> Markup:
     return figures.section("By task", _scroll(table, "By task"))
 
 
-def _cell(row: Row) -> tuple[Markup, Markup]:
-    quality = row.agreement if row.accuracy is None else row.accuracy
-    return tag("b", f"{100 * quality:.1f}"), tag("span", f"{row.nfe:.1f}", class_="muted")
+def _cell(row: Row, scored: bool) -> tuple[Markup, Markup]:
+    quality = row.accuracy if scored else row.agreement
+    return tag("b", render.percent(quality)), tag("span", f"{row.nfe:.1f}", class_="muted")
 
 
 def _environment(about: Mapping[str, Any]) -> Markup:
