@@ -25,8 +25,8 @@ def read_results(path: str | Path) -> Comparison:
     """The comparison in a results.jsonl, or in the one of a folder.
 
     A run that did not come to its end is summed up over the prompts that every scheduler has decoded, and a note says
-    so. Raises ConfigError for a file that cannot be read, is damaged before its last line, holds no such prompt, or was
-    written in another format or with other definitions of the numbers.
+    so. Raises ConfigError for a file that cannot be read, is damaged before its last line, holds several runs or no
+    such prompt, or was written in another format or with other definitions of the numbers.
     """
     file = Path(path) / NAME if os.path.isdir(path) else Path(path)
     (where, head), *lines = lines_of(file)
@@ -35,6 +35,9 @@ def read_results(path: str | Path) -> Comparison:
     missing = {one.baseline for one in entrants} - {one.scheduler for one in entrants}
     if missing or not entrants:
         raise ConfigError(f"{where} is damaged: schedulers lacks {', '.join(sorted(missing)) or 'all rows'}")
+    for at, entry in lines:
+        if entry.get("kind") == "run":
+            raise ConfigError(f"{at} begins another run: a results file holds one, whose prompts count once")
     results = [(at, entry) for at, entry in lines if entry.get("kind") == "result"]
     outcomes = [make_outcome(at, entry) for at, entry in results]
     kept = _complete(outcomes, [one.scheduler for one in entrants])

@@ -82,6 +82,7 @@ def test_files_that_cannot_be_read_say_why(lines: list[str], tmp_path: Path) -> 
         ),
         "definitions of numbers 0 .* but this version's are 1": changed(lines, 0, definitions=0),
         "no prompt that all of its schedulers have decoded": lines[:3],
+        f"line {len(lines) + 1} begins another run": [*lines, *lines],
     }
     file = tmp_path / "spoilt.jsonl"
     for says, content in spoilt.items():
