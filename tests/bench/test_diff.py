@@ -86,6 +86,20 @@ def test_bounds_are_met_exactly() -> None:
     assert diff(made(60, 10), made(10, 90), max_accuracy_loss=float("inf"), max_nfe_increase=float("inf")).worse == []
 
 
+def test_what_went_beyond_its_bound_is_shown_to_be_beyond_it() -> None:
+    """One pass more in 40,000 is not 0.0 %, of which 0 % are allowed."""
+
+    def made(right: int, more: int) -> Comparison:
+        outcomes = [outcome(i, "s", i < right, nfe=10 + (i < more)) for i in range(4000)]
+        texts = {"t": {i: str(i) for i in range(4000)}}
+        return sum_up([Entrant("s", "S", {}, "none", "s")], outcomes, {}, (), texts)
+
+    assert diff(made(3600, 0), made(3559, 1), max_accuracy_loss=1).worse == [
+        "s: accuracy fell by 1.025 points, 1 allowed",
+        "s: forward passes rose by 0.0025 %, 0 % allowed",
+    ]
+
+
 def test_only_the_prompts_of_both_count(folders: Path) -> None:
     found = diff(folders / "a", folders / "short")
     assert [change.difference.n for change in found.changes] == [4, 4]
