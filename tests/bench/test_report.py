@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -76,6 +77,10 @@ def test_without_answers_it_shows_agreement_and_with_one_task_no_breakdown() -> 
     text = Elements(comparison(tasks=("only",), scored=False).to_html()).text
     assert "Agreement with the first row against forward passes" in text and "Accuracy" not in text
     assert "By task" not in text
+    found = comparison(tasks=("only",), scored=False)
+    rows = [replace(row, cache=cache) for row, cache in zip(found.rows, ("none", "dual", "none"), strict=True)]
+    text = Elements(replace(found, rows=rows).to_html()).text
+    assert "Agreement with the first cache against forward passes" in text and "the first row" not in text
 
 
 def test_a_comparison_without_outcomes_still_has_a_page() -> None:

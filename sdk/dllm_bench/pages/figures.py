@@ -37,7 +37,8 @@ def accuracy(comparison: Comparison) -> Markup:
     """Accuracy against forward passes, or agreement where nothing is scored."""
     rows = comparison.rows
     scored = all(row.accuracy is not None for row in rows)
-    what = "accuracy" if scored else "agreement with the first row"
+    baseline = "first row" if len({row.cache for row in rows}) == 1 else "first cache"
+    what = "accuracy" if scored else f"agreement with the {baseline}"
     quality = [100 * (row.agreement if row.accuracy is None else row.accuracy) for row in rows]
     plane = [(row.nfe, y) for row, y in zip(rows, quality, strict=True)]
     points = [
