@@ -93,6 +93,8 @@ def test_a_comparison_without_outcomes_still_has_a_page() -> None:
 def test_the_front_is_what_nothing_beats() -> None:
     points = [(8.0, 90.0), (8.0, 80.0), (4.0, 80.0), (4.0, 80.0), (40.0, 91.0), (50.0, 91.0)]
     assert [figures.on_front(point, points) for point in points] == [True, False, True, True, True, False]
+    text = Elements(comparison().to_html()).text
+    assert "no other is as good in both quality and passes, and better in one" in text  # as many passes, too
 
 
 @given(st.integers(-(10**6), 10**6), st.integers(0, 10**6), st.sampled_from([1, 0.001, 1000.0]))

@@ -173,7 +173,7 @@ def _environment(about: Mapping[str, Any]) -> Markup:
 def _definitions(comparison: Comparison) -> Markup:
     texts = [
         *render.definitions(comparison),
-        "front: schedulers such that no other one is at least as accurate with fewer passes; filled signs.",
+        "front: schedulers such that no other is as good in both quality and passes, and better in one; filled signs.",
         "block length: masked positions of a block when it was opened.",
         "confidence: the probability of the likeliest token at a position that is not decided yet.",
         f"band: confidences from {figures.BAND[0]} to {figures.BAND[1]}, which move from step to step; what AdaBlock "
