@@ -13,12 +13,15 @@ import pytest
 from click.testing import CliRunner, Result
 
 from dllm_bench import Calibration, Target, calibrate, compare
+from dllm_bench.calibration.observing import observe
 from dllm_bench.cli import cli
+from dllm_bench.inputs import batches_of
+from dllm_bench.questions import collect
 from dllm_bench.toml import as_toml, left_out
 from dllm_sdk import ConfigError, load_scheduler
 from dllm_sdk.errors import CalibrationWarning
 from dllm_strategies import EarlyEOS, Threshold
-from tests.bench.toys import HERE, CountTask, counting, task
+from tests.bench.toys import EOS, HERE, LETTERS, CountTask, counting, task
 
 TOYS = str(HERE)
 GOOD = ["calibrate", "--model", f"{TOYS}:load", "--task", f"{TOYS}:task", "--limit", "8", "--scheduler", "threshold"]
@@ -127,6 +130,14 @@ def test_drafts_of_a_model_that_never_changes_its_mind_stay(found: Calibration) 
     (full,) = [one for one in found.reliability.before if one.count]
     assert full.stays == 1
     assert full.confidence == pytest.approx(1, abs=1e-6)
+
+
+def test_falls_of_confidence_behind_the_end_do_not_count() -> None:
+    """Each answer is letters and an EOS: what follows that one, more of them, says nothing of where blocks end."""
+    model = counting()
+    (batch,) = batches_of(model, collect([task], limit=4, seed=0, gen_length=12), 4)
+    count, _, _ = observe(model, load_scheduler("fixed-block"), 0, batch).drops
+    assert count[LETTERS.index("a")] > 0 and count[EOS] == 0
 
 
 @pytest.mark.parametrize("format", ["table", "md", "json", "jsonl", "csv"])

@@ -7,7 +7,7 @@ confidence, and in the end a token. So the label of a confidence needs no answer
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import torch
@@ -16,7 +16,9 @@ from torch import Tensor
 
 from dllm_bench.measure import Batch
 from dllm_bench.significance import Floats
-from dllm_sdk import Model, Scheduler, Step, View, generate
+from dllm_sdk import Model, Scheduler, Step, generate
+
+_Columns: TypeAlias = tuple[Tensor, ...]  # [N] each
 
 
 class Drafts(NamedTuple):
@@ -29,14 +31,17 @@ class Drafts(NamedTuple):
 
 def observe(model: Model, scheduler: Scheduler[Any], seed: int, batch: Batch) -> Drafts:
     """Decode a batch and look at every step; what lies behind EOS does not count."""
-    drops = np.zeros((3, model.vocab_size))
-    waited: list[tuple[Tensor, ...]] = []  # by step: row and position of a draft, its token, its confidence
+    waited: list[_Columns] = []  # by step: row and position of a draft, its token, its confidence
+    pairs: list[_Columns] = []  # by step: row of two open neighbours, position of the second, token of the first, fall
 
     def look(step: Step) -> None:
-        rows, positions = (step.view.open & ~step.decision.commit).nonzero(as_tuple=True)
-        drafts = (step.view.draft[rows, positions], step.view.confidence[rows, positions])
+        view = step.view
+        rows, positions = (view.open & ~step.decision.commit).nonzero(as_tuple=True)
+        drafts = (view.draft[rows, positions], view.confidence[rows, positions])
         waited.append(tuple(part.cpu() for part in (step.rows[rows], positions, *drafts)))
-        np.add(drops, _falls(step.view, model.vocab_size), out=drops)
+        rows, first = (view.open[:, :-1] & view.open[:, 1:]).nonzero(as_tuple=True)
+        fall = view.confidence[rows, first] - view.confidence[rows, first + 1]
+        pairs.append(tuple(part.cpu() for part in (step.rows[rows], first + 1, view.draft[rows, first], fall)))
 
     length = batch.questions.gen_length
     found = generate(model, list(batch.ids), scheduler, gen_length=length, seed=seed, on_step=look)
@@ -44,21 +49,27 @@ def observe(model: Model, scheduler: Scheduler[Any], seed: int, batch: Batch) ->
     written = torch.full((len(ends), max(ends)), -1)
     for row, (end, tokens) in enumerate(zip(ends, found.tokens, strict=True)):
         written[row, :end] = tokens[:end]
-    rows, positions, draft, confidence = (torch.cat(column) for column in zip(*waited, strict=True))
-    counts = positions < torch.tensor(ends)[rows]
-    stays = draft[counts] == written[rows[counts], positions[counts]]
-    return Drafts(confidence[counts].double().numpy(), stays.double().numpy(), drops)
+    rows, positions, draft, confidence = _before(ends, waited)
+    stays = draft == written[rows, positions]
+    _, _, token, fall = _before(ends, pairs)
+    return Drafts(confidence.double().numpy(), stays.double().numpy(), _sums(token, fall, model.vocab_size))
+
+
+def _before(ends: Sequence[int], steps: Sequence[_Columns]) -> _Columns:
+    """The columns of all steps, the first two row and position, without what lies behind the row's end."""
+    columns = tuple(torch.cat(column) for column in zip(*steps, strict=True))
+    counts = columns[1] < torch.tensor(ends)[columns[0]]
+    return tuple(column[counts] for column in columns)
+
+
+def _sums(token: Tensor, fall: Tensor, vocab_size: int) -> NDArray[np.float64]:
+    """By token: how many falls [N], their sum and that of their squares."""
+    values = fall.double().numpy()
+    weights = (np.ones_like(values), values, values**2)
+    return np.stack([np.bincount(token.numpy(), weights=w, minlength=vocab_size) for w in weights])
 
 
 def together(parts: Sequence[Drafts]) -> Drafts:
     """The drafts of several batches."""
     confidence, stays, drops = zip(*parts, strict=True)
     return Drafts(np.concatenate(confidence), np.concatenate(stays), np.sum(drops, axis=0))
-
-
-def _falls(view: View, vocab_size: int) -> NDArray[np.float64]:
-    """By how much confidence falls from an open position to the next one, summed by the token drafted at the first."""
-    both = view.open[:, :-1] & view.open[:, 1:]
-    token = view.draft[:, :-1][both].cpu().numpy()
-    fall = (view.confidence[:, :-1] - view.confidence[:, 1:])[both].cpu().double().numpy()
-    return np.stack([np.bincount(token, weights=w, minlength=vocab_size) for w in (np.ones_like(fall), fall, fall**2)])
