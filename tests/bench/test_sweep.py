@@ -164,6 +164,22 @@ def test_code_that_is_changed_back_is_what_the_table_shows() -> None:
     assert len(lines("done")) == 3 and passes[0] == passes[2] != passes[1]
 
 
+def test_a_row_is_what_its_spec_stands_for_now() -> None:
+    """Whatever else is asked for, and whether or not that was measured under another name."""
+
+    def swept(threshold: float, *specs: str) -> dict[str, Any]:
+        Path("mine.toml").write_text(f'scheduler = "threshold"\n[fields]\nthreshold = {threshold}\n')
+        found = sweep(specs, output="out", **SETTINGS)
+        outdated = sum("Left out: 1 configuration" in note for note in found.notes)
+        return {row.scheduler: row.fields["threshold"] for row in found.rows} | {"outdated": outdated}
+
+    assert swept(0.9, "@mine.toml") == {"@mine.toml": 0.9, "outdated": 0}
+    assert swept(0.5, "@mine.toml") == {"@mine.toml": 0.5, "outdated": 1}
+    assert swept(0.5, "threshold", "@mine.toml") == {"@mine.toml": 0.5, "threshold": 0.9, "outdated": 0}
+    assert swept(0.9, "@mine.toml") == {"@mine.toml": 0.9, "threshold": 0.9, "outdated": 1}
+    assert len(lines("done")) == 2
+
+
 def test_a_file_that_tries_a_package_it_is_not_in_is_measured() -> None:
     tries = "try:\n    from .toys import Pairs\nexcept ImportError:\n    from tests.bench.toys import Pairs\n"
     Path("mine.py").write_text(tries + "class Mine(Pairs):\n    pass\n")

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
@@ -45,7 +45,7 @@ class Kept:
 
     head: Mapping[str, Any] = field(default_factory=dict)  # empty: nothing has begun
     configurations: dict[str, Configuration] = field(default_factory=dict)
-    # Line by line; again where a scheduler's code is what it once was.
+    # Line by line; again under another SPEC, or where a SPEC stands for what it once did.
     asked: list[Configuration] = field(default_factory=list)
     done: dict[str, tuple[str, Mapping[str, Any]]] = field(default_factory=dict)  # with the place of the line
     failed: dict[str, str] = field(default_factory=dict)  # the sentence
@@ -109,9 +109,9 @@ class SweepJournal(Journal):
         self._results = sum(len(entry["outcomes"]) for _, entry in self.kept.done.values())
 
     def adopt(self, plan: Mapping[str, Any]) -> None:
-        """Begin, or check that this goes on with what was begun; note the configurations that are new.
+        """Begin, or check that this goes on with what was begun; note what SPECs stand for where that is new.
 
-        Those too whose scheduler's code is again what it once was: a table shows the newest.
+        They stood for another configuration before the scheduler's file or code changed: a table shows the newest.
         """
         lines: list[Mapping[str, Any]] = []
         if self.kept.head:
@@ -122,11 +122,8 @@ class SweepJournal(Journal):
             lines.append(self.kept.head)
         newest = {(one.spec, one.cache): one.key for one in self.kept.asked}
         for one in plan["configurations"]:
-            known = self.kept.configurations.get(one["key"])
-            if known is None:
+            if newest.get((one["spec"], one["cache"])) != one["key"]:
                 lines.append({"kind": "configuration", **one})
-            elif newest[known.spec, known.cache] != known.key:
-                lines.append({"kind": "configuration", **asdict(known)})
         self._write(lines)
 
     def note(self, key: str, reply: Mapping[str, Any]) -> None:

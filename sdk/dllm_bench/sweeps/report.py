@@ -10,6 +10,7 @@ from typing import Any
 
 from dllm_bench.metrics import agreement, sum_up
 from dllm_bench.reading import make, make_outcome
+from dllm_bench.render import counted
 from dllm_bench.results import Comparison, Entrant, Format, Outcome
 from dllm_bench.sweeps.journal import NAME, Configuration, Kept, read
 from dllm_sdk.errors import ConfigError
@@ -69,14 +70,14 @@ def read_sweep(path: str | Path) -> Sweep:
     failed = {name: kept.failed[one.key] for name, one in named.items() if one.key in kept.failed}
     waiting = [name for name in named if name not in done and name not in failed]
     prompts = {task: dict(enumerate(texts)) for task, texts in kept.head["prompts"].items()}
-    notes = [*kept.head["notes"], *_notes(kept, failed, waiting, orphans)]
+    notes = [*kept.head["notes"], *_notes(kept, named, failed, waiting, orphans)]
     found = sum_up(measured, outcomes, kept.head["environment"], notes, prompts)
     return Sweep(**{one.name: getattr(found, one.name) for one in fields(found)}, failed=failed, waiting=waiting)
 
 
 def _named(kept: Kept) -> dict[str, Configuration]:
-    """The configurations by what a table calls them; of those that differ only in their code, the newest."""
-    several = len({one.cache for one in kept.configurations.values()}) > 1
+    """The configurations by what a table calls them; of those of one SPEC and cache the newest."""
+    several = len({one.cache for one in kept.asked}) > 1
     return {f"{one.spec}, {one.cache}" if several else one.spec: one for one in kept.asked}
 
 
@@ -105,13 +106,20 @@ def _outcomes(
     ]
 
 
-def _notes(kept: Kept, failed: Mapping[str, str], waiting: Sequence[str], orphans: Sequence[Entrant]) -> list[str]:
+def _notes(
+    kept: Kept,
+    named: Mapping[str, Configuration],
+    failed: Mapping[str, str],
+    waiting: Sequence[str],
+    orphans: Sequence[Entrant],
+) -> list[str]:
     """What a reader should know."""
     notes = [f"{name} failed: {sentence}." for name, sentence in failed.items()]
     if waiting:
-        notes.append(f"{len(waiting)} of {len(kept.configurations)} configurations are still to be measured.")
-    if outdated := len(kept.configurations) - len(_named(kept)):
-        notes.append(f"{outdated} configurations were given before their scheduler's code changed, and are left out.")
+        notes.append(f"{len(waiting)} of {len(named)} configurations are still to be measured.")
+    if outdated := kept.configurations.keys() - {one.key for one in named.values()}:
+        what = counted(len(outdated), "configuration")
+        notes.append(f"Left out: {what} from before the scheduler's fields or code changed.")
     if orphans:
         missing = ", ".join(dict.fromkeys(one.baseline for one in orphans))
         notes.append(f"{missing} is not there to agree with: rows that are measured against it agree with themselves.")
