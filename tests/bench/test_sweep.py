@@ -408,6 +408,9 @@ def test_a_file_calibrated_for_another_model_is_said_below_the_table() -> None:
     Path("mine.toml").write_text('scheduler = "fixed-block"\n[fields]\nblock = 4\n[calibration]\nmodel = "other"\n')
     found = sweep(["@mine.toml"], grid={"steps": [2]}, output="out", **SETTINGS)
     assert [note for note in found.notes if note.startswith("@mine.toml:steps=2 was calibrated for the model other")]
+    for _ in range(2):  # also one that is added to the table
+        more = sweep(["@mine.toml"], grid={"steps": [4]}, output="out", **SETTINGS)
+        assert [note.split(" was ")[0] for note in more.notes] == ["@mine.toml:steps=2", "@mine.toml:steps=4"]
 
 
 def test_a_sweep_is_a_comparison() -> None:

@@ -2,8 +2,8 @@
 
 First a line with the settings, the environment and the prompts (`"kind": "sweep"`). Then a line per configuration that
 is to be measured (`"kind": "configuration"`), and one when it is (`"done"`, with every prompt) or has failed
-(`"failed"`). Lines are only ever added, by one process that holds a lock, and are on the disk before it goes on. Knows
-no model and no torch.
+(`"failed"`); where more is added later, what a reader should know of that (`"notes"`). Lines are only ever added, by
+one process that holds a lock, and are on the disk before it goes on. Knows no model and no torch.
 """
 
 from __future__ import annotations
@@ -49,6 +49,7 @@ class Kept:
     asked: list[Configuration] = field(default_factory=list)
     done: dict[str, tuple[str, Mapping[str, Any]]] = field(default_factory=dict)  # with the place of the line
     failed: dict[str, str] = field(default_factory=dict)  # the sentence
+    notes: list[str] = field(default_factory=list)  # what a reader should know of what was given
 
 
 def read(file: Path) -> Kept:
@@ -58,7 +59,9 @@ def read(file: Path) -> Kept:
         kind, key = entry.get("kind"), str(entry.get("key"))
         if not kept.head:
             _check_head(where, entry)
-            kept.head = entry
+            kept.head, kept.notes = entry, list(entry["notes"])
+        elif kind == "notes" and isinstance(entry.get("notes"), list):
+            kept.notes += entry["notes"]
         elif kind == "configuration":
             kept.configurations[key] = make(Configuration, where, entry)
             kept.asked.append(kept.configurations[key])
@@ -119,7 +122,10 @@ class SweepJournal(Journal):
         else:
             said = {name: plan[name] for name in ("settings", "environment", "prompts", "notes")}
             self.kept.head = {"kind": "sweep", "schema": SCHEMA, "definitions": DEFINITIONS, **said}
+            self.kept.notes = plan["notes"]
             lines.append(self.kept.head)
+        if more := [note for note in plan["notes"] if note not in self.kept.notes]:
+            lines.append({"kind": "notes", "notes": more})
         newest = {(one.spec, one.cache): one.key for one in self.kept.asked}
         for one in plan["configurations"]:
             if newest.get((one["spec"], one["cache"])) != one["key"]:

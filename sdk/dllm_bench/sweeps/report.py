@@ -70,7 +70,7 @@ def read_sweep(path: str | Path) -> Sweep:
     failed = {name: kept.failed[one.key] for name, one in named.items() if one.key in kept.failed}
     waiting = [name for name in named if name not in done and name not in failed]
     prompts = {task: dict(enumerate(texts)) for task, texts in kept.head["prompts"].items()}
-    notes = [*kept.head["notes"], *_notes(kept, named, failed, waiting, orphans)]
+    notes = [*kept.notes, *_notes(kept, named, failed, waiting, orphans)]
     found = sum_up(measured, outcomes, kept.head["environment"], notes, prompts)
     return Sweep(**{one.name: getattr(found, one.name) for one in fields(found)}, failed=failed, waiting=waiting)
 
