@@ -250,6 +250,18 @@ def test_one_table_holds_numbers_of_one_kind(other: dict[str, Any], says: str) -
     assert Path("out/sweep.jsonl").read_bytes() == before
 
 
+def test_one_table_has_one_rule_of_what_is_right() -> None:
+    code = "from tests.bench.toys import CountTask\nclass Mine(CountTask):\n    pass\ntask = Mine('mine')\n"
+    settings = {**SETTINGS, "tasks": ["mine_task.py:task"]}
+    Path("mine_task.py").write_text(code)
+    sweep(["threshold"], output="out", **settings)
+    Path("mine_task.py").write_text(code.replace("pass", "check = lambda self, prompt, text: None"))
+    with pytest.raises(ConfigError, match=r"has tasks .* this one .* give another folder"):
+        sweep(["threshold"], grid={"block": [4]}, output="out", **settings)
+    Path("mine_task.py").write_text(code)
+    assert len(sweep(["threshold"], grid={"block": [4]}, output="out", **settings).rows) == 2
+
+
 def test_two_sweeps_cannot_write_one_journal() -> None:
     with SweepJournal("out"):
         result = run(*COMMAND, "--scheduler", "threshold", "--output", "out")

@@ -1,4 +1,4 @@
-"""Which code a scheduler is: a digest of its file and of those that it imports. Runs none of it.
+"""Which code a scheduler or task is: a digest of its file and of those that it imports. Runs none of it.
 
 Installed packages are left out, and so are Python's own modules and dllm_sdk, whose version a sweep knows.
 """
@@ -24,9 +24,13 @@ _INSTALLED = {"site-packages", "dist-packages"}
 
 def code_of(scheduler: Scheduler[Any]) -> list[str]:
     """A digest for a scheduler and one for each of its parts; empty for a class that was typed in."""
-    files = _files(type(scheduler).__module__)
-    mine = digest(b"".join(file.read_bytes() for file in files)) if files else ""
-    return [mine, *(one for part in parts_of(scheduler) for one in code_of(part))]
+    code = source_of(scheduler)
+    return [digest(code) if code else "", *(one for part in parts_of(scheduler) for one in code_of(part))]
+
+
+def source_of(thing: object) -> bytes:
+    """The file of its class and those that this imports, one after another."""
+    return b"".join(file.read_bytes() for file in _files(type(thing).__module__))
 
 
 def digest(data: bytes) -> str:

@@ -27,11 +27,12 @@ from dllm_bench.measure import WARM_UP_STEPS, Contender, Run
 from dllm_bench.questions import Questions, collect, is_file
 from dllm_bench.results import DEFINITIONS, Entrant, Outcome
 from dllm_bench.sweeps.grid import texts
-from dllm_bench.sweeps.sources import code_of, digest
+from dllm_bench.sweeps.sources import code_of, digest, source_of
 from dllm_sdk import ConfigError, DllmError, Sampler
 from dllm_sdk.binding import describe
 from dllm_sdk.errors import CalibrationWarning
 from dllm_sdk.execution import Backend, check_backend
+from dllm_sdk.registry import available, load_task
 
 _NAMED_AGAIN = ("scheduler", "cache", "agreement")  # what an outcome owes to the other configurations
 
@@ -62,6 +63,10 @@ class Setup:
         texts("tasks", self.tasks or [])
         return collect(self.tasks, limit=self.limit, seed=self.seed, gen_length=self.gen_length)
 
+    def given(self) -> list[str]:
+        """The tasks by name."""
+        return list(available("task")) if self.tasks is None else list(self.tasks)
+
 
 class Bench(NamedTuple):
     """A setup, loaded and checked."""
@@ -90,7 +95,7 @@ def prepare(setup: Setup) -> Bench:
         "dtype": about["dtype"],
         "device": torch.device(model.device).type,
         **same,
-        "tasks": {one.name: _asked(one) for one in questions},
+        "tasks": {one.name: _asked(one, task) for one, task in zip(questions, setup.given(), strict=True)},
     }
     lengths = {one.name: one.gen_length for one in questions}
     environment = {**about, "torch": str(about["torch"]), **same, "gen_length": lengths}
@@ -203,7 +208,7 @@ def _plain(outcome: Outcome, tokens: list[int]) -> dict[str, Any]:
     return {**kept, "tokens": tokens}
 
 
-def _asked(one: Questions) -> str:
-    """A digest of a task's prompts and lengths; of a file also what it says of the answers."""
-    file = Path(one.name).read_bytes() if is_file(one.name) else b""
-    return digest(json.dumps([one.gen_length, *one.prompts]).encode() + file)
+def _asked(one: Questions, task: str) -> str:
+    """A digest of a task's prompts and lengths, and of what says which answers are right: its file, or its code."""
+    rule = Path(task).read_bytes() if is_file(task) else source_of(load_task(task))
+    return digest(json.dumps([one.gen_length, *one.prompts]).encode() + rule)
