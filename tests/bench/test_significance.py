@@ -44,6 +44,7 @@ def test_prompts_needed_by_hand() -> None:
     assert prompts_needed(0.1, 0.3) == int(by_hand) + 1 == 244
     assert prompts_needed(-0.1, 0.3) == 244
     assert prompts_needed(0.0, 0.3) is None
+    assert prompts_needed(1.0, 1.0) == 6 and mcnemar(0, 6) < 0.05 < mcnemar(0, 5)  # all of five would not be enough
 
 
 @pytest.mark.parametrize(("gain", "loss"), [(0.08, 0.05), (0.04, 0.01), (0.3, 0.1)])
