@@ -96,6 +96,7 @@ def _from_task(task: Any, n: int, drawn: tuple[str, int], gen_length: int | None
         raise ConfigError(f"{given}: prompts must return a list of texts, got {type(prompts).__name__}")
     if not prompts:
         raise ConfigError(f"{given} is empty: prompts returned none")
+    prompts, notes = _first(n, prompts, str(found.name))
 
     def score(number: int, text: str) -> Verdict:
         verdict = found.check(prompts[number], text)
@@ -104,7 +105,7 @@ def _from_task(task: Any, n: int, drawn: tuple[str, int], gen_length: int | None
         answer, strict = (None if one is None else bool(one) for one in (verdict.answer, verdict.strict))
         return Verdict(answer, strict)
 
-    return Questions(str(found.name), length, prompts, score)
+    return Questions(str(found.name), length, prompts, score, notes)
 
 
 def _from_file(path: Path, n: int, gen_length: int | None) -> Questions:
@@ -114,17 +115,20 @@ def _from_file(path: Path, n: int, gen_length: int | None) -> Questions:
     if not lines:
         raise ConfigError(f'task file {path} is empty: give one {{"prompt": ..., "answer": ...}} per line')
     questions = [_question(f"{path}, line {number}", line) for number, line in lines]  # all, so that no bad line hides
-    notes = []
-    if n < len(questions):
-        notes.append(f"{path}: the first {n} of {len(questions)} prompts (--limit).")
-    prompts, answers = [prompt for prompt, _ in questions[:n]], [answer for _, answer in questions[:n]]
+    prompts, notes = _first(n, [prompt for prompt, _ in questions], str(path))
 
     def score(number: int, text: str) -> Verdict:
-        answer = answers[number]
+        answer = questions[number][1]
         right = None if answer is None else text.strip() == answer.strip()
         return Verdict(right, right)
 
     return Questions(str(path), FILE_GEN_LENGTH if gen_length is None else gen_length, prompts, score, notes)
+
+
+def _first(n: int, prompts: Sequence[str], name: str) -> tuple[Sequence[str], list[str]]:
+    """The first n prompts, all that there are if these are fewer, and a note if there are more."""
+    more = [f"{name}: the first {n} of {len(prompts)} prompts (--limit)."] if n < len(prompts) else []
+    return prompts[:n], more
 
 
 def _read(path: Path) -> str:

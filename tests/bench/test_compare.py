@@ -13,7 +13,7 @@ import pytest
 import torch
 
 import dllm_bench
-from dllm_bench import Comparison, Entrant, Evaluation, Outcome, Speed, compare, diff
+from dllm_bench import Comparison, Entrant, Evaluation, Outcome, Speed, compare, diff, trace
 from dllm_bench.environment import digest, fingerprint
 from dllm_bench.measure import Progress, cut
 from dllm_bench.metrics import agreement, difference, summarise
@@ -222,6 +222,16 @@ def test_files_with_and_without_answers(tmp_path: Path) -> None:
     json.loads(alone.to_json())
     known.write_text('{"prompt": "3", "answer": "\u2028"}\r\n{"prompt": "2", "answer": "bb"}', encoding="utf-8")
     assert compare(counting(), ["fixed-block"], [known], gen_length=8).rows[0].n_scored == 2
+
+
+def test_of_a_task_with_more_prompts_the_first_are_taken() -> None:
+    class Fixed(CountTask):
+        def prompts(self, split: str, n: int, seed: int) -> list[str]:
+            return super().prompts(split, 9, seed)
+
+    found = compare(counting(), ["threshold"], [Fixed()], limit=3)
+    assert found.rows[0].n == 3 and found.notes == ["count: the first 3 of 9 prompts (--limit)."]
+    assert trace(counting(), ["threshold"], task=Fixed(), number=1).shown[0].trace.about["number"] == 1
 
 
 def test_results_are_written_line_by_line(tmp_path: Path, found: Comparison) -> None:
