@@ -22,7 +22,7 @@ from dllm_bench.pages.trace import Shown, moments, sure, view
 from dllm_sdk import ConfigError, Decision, Scheduler, Trace, combine, generate, wrap
 from dllm_sdk.rules import first
 from dllm_sdk.testing import ToyModel
-from dllm_strategies import AdaBlock, BlockRefinement, ConfidenceAdaptive, FixedBlock
+from dllm_strategies import AdaBlock, BlockRefinement, ConfidenceAdaptive, EarlyEOS, FixedBlock, Threshold
 from tests.bench.toys import HERE, Pairs, counting, task
 from tests.browser import Browser
 
@@ -91,6 +91,8 @@ def test_a_block_that_is_held_open_without_a_mask_can_be_shown() -> None:
         (combine(plan=AdaBlock((0,), threshold=0.8), select=FixedBlock()), 0.9),
         (combine(plan=FixedBlock(), select=ConfidenceAdaptive(commit_threshold=0.95)), 0.95),
         (AdaBlock((0,), threshold=0.8, delimiter_threshold=float("inf")), 0.8),
+        (EarlyEOS(Threshold(threshold=0.5), eos=(0,)), 0.5),
+        (EarlyEOS(combine(plan=AdaBlock((0,)), select=Threshold(threshold=0.5)), eos=(0,)), 0.5),
     ],
 )
 def test_sure_is_where_the_scheduler_commits(scheduler, threshold: float) -> None:

@@ -43,10 +43,12 @@ class Moment(NamedTuple):
 def sure(trace: Trace) -> float:
     """From which confidence on the scheduler commits; SURE for one that has no such threshold."""
     fields = trace.about.get("fields", {})
-    while isinstance(fields.get("select_part"), dict):  # one scheduler's blocks with another one's commits
-        fields = fields["select_part"]
-    found = [fields.get(name) for name in ("commit_threshold", "threshold")]
-    return next((float(value) for value in found if isinstance(value, int | float) and 0 < value <= 1), SURE)
+    while isinstance(fields, dict):
+        for value in (fields.get("commit_threshold"), fields.get("threshold")):
+            if isinstance(value, int | float) and 0 < value <= 1:
+                return float(value)
+        fields = fields.get("select_part", fields.get("inner"))  # that of a combination which commits; what is wrapped
+    return SURE
 
 
 def moments(shown: Shown) -> Iterator[Moment]:
