@@ -99,8 +99,10 @@ def diff(
         notes.append(f"Only in B: {', '.join(new)}.")
     if other := [y.scheduler for x, y in pairs if not _same(x, y)]:
         notes.append(f"With other numbers in their tables or heads: {', '.join(other)}.")
+    changes = [_change(_only(before, x, shared), _only(after, y, shared), bounds) for x, y in pairs]
+    notes += dict.fromkeys(filter(None, map(_unknown, changes)))
     return Diff(
-        changes=[_change(_only(before, x, shared), _only(after, y, shared), bounds) for x, y in pairs],
+        changes=changes,
         settings={
             name: (before.environment.get(name), after.environment.get(name))
             for name in _MAY_DIFFER
@@ -215,6 +217,14 @@ def _change(a: tuple[Row, list[Outcome]], b: tuple[Row, list[Outcome]], bounds: 
     if rise > allowed + _EXACT:
         worse.append(f"{name}: forward passes rose by {_beyond(rise, allowed)} %, {allowed:g} % allowed")
     return Change(a[0], b[0], found, worse)
+
+
+def _unknown(change: Change) -> str:
+    """What to say where a file knows answers that the other one does not."""
+    known, a, b = change.difference.n_scored, change.a.n_scored, change.b.n_scored
+    if known == a == b:
+        return ""
+    return f"Accuracies are compared where both files know the answer: A knows {a}, B {b}, both {known}."
 
 
 def _beyond(value: float, allowed: float) -> str:

@@ -100,6 +100,18 @@ def test_what_went_beyond_its_bound_is_shown_to_be_beyond_it() -> None:
     ]
 
 
+def test_answers_that_one_file_does_not_know_are_told(tmp_path: Path) -> None:
+    """Else a bound on accuracy is kept by a file of prompts that has lost its answers."""
+    own = tmp_path / "own.jsonl"
+    for name, answer in (("a", ', "answer": "aa"'), ("b", "")):
+        own.write_text(f'{{"prompt": "1", "answer": "a"}}\n{{"prompt": "2"{answer}}}\n')
+        compare(counting(), TWO, [own], gen_length=4, output=tmp_path / name)
+    assert diff(tmp_path / "a", tmp_path / "a").notes == []
+    assert diff(tmp_path / "a", tmp_path / "b").notes == [
+        "Accuracies are compared where both files know the answer: A knows 2, B 1, both 1."
+    ]
+
+
 def test_only_the_prompts_of_both_count(folders: Path) -> None:
     found = diff(folders / "a", folders / "short")
     assert [change.difference.n for change in found.changes] == [4, 4]
