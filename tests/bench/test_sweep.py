@@ -139,6 +139,8 @@ def test_when_all_fail_the_table_says_so() -> None:
     assert result.exit_code == 1 and result.stdout.startswith("No configuration is done.\n")
     assert "Error: 2 of 2 configurations failed" in result.stderr
     assert read_sweep("out").rows == [] and json.loads(read_sweep("out").to_json())["rows"] == []
+    with pytest.raises(ConfigError, match="no configuration of the sweep is done"):
+        read_sweep("out").to_html()
 
 
 def test_changed_code_is_another_configuration() -> None:

@@ -35,6 +35,12 @@ class Sweep(Comparison):
             return "\n".join(["No configuration is done.", *self.notes])
         return Comparison.to(replace(self, differences=()), format, **style)
 
+    def to_html(self) -> str:
+        """As a comparison's. Raises ConfigError if no configuration is done."""
+        if not self.rows:
+            raise ConfigError("no configuration of the sweep is done: there is nothing to show")
+        return super().to_html()
+
 
 @dataclass(frozen=True)
 class _Answer:
