@@ -173,6 +173,18 @@ def test_sampling_repeats_by_seed(module: Counted, prompts: torch.Tensor) -> Non
     assert drawn[0] == drawn[1] != drawn[2]
 
 
+def test_every_block_draws_its_own_numbers(model: Any, prompts: torch.Tensor) -> None:
+    """A module that prefers nothing writes what is drawn, so blocks that drew alike would read alike."""
+    from dllm_sdk.bridges.diffusers import DllmScheduler
+
+    flat = twin(model)
+    torch.nn.init.zeros_(flat.model.norm.weight)
+    tokens, _ = piped(
+        Counted(flat, model.mask_id), prompts[:1], DllmScheduler("fixed-block:block=8,steps=2", 8), temperature=1.0
+    )
+    assert len({tuple(tokens[0][start : start + SIZE]) for start in range(SIZE, LENGTH, SIZE)}) == 3
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

@@ -18,7 +18,7 @@ from torch import Tensor
 from dllm_sdk.bridges.block import Block, Decider, open_block, step
 from dllm_sdk.bridges.hosts import listed, scheduler_for
 from dllm_sdk.errors import ConfigError
-from dllm_sdk.rules import aligned
+from dllm_sdk.rules import aligned, hash_with
 from dllm_sdk.sampling import Sampler
 from dllm_sdk.scheduler import Decision, Scheduler, View, check_number
 
@@ -48,6 +48,7 @@ class DllmScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         self._eos_ids, self._seed, self._size = listed(eos_ids), seed, block_length
         self._scheduler = scheduler_for("diffusers", scheduler, block_length, eos_ids=self._eos_ids, seed=seed)
         self._block: Block | None = None  # the pipeline hands no state around: it lives from a block's first step on
+        self._opened = 0  # blocks of the pipeline's call, so that no two of them draw the same numbers
 
     def set_timesteps(self, num_inference_steps: int, device: Any = None, block_length: int | None = None) -> None:
         """The pipeline says how long its blocks are. Raises ConfigError unless that is what was checked."""
@@ -56,7 +57,7 @@ class DllmScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
                 f"the pipeline was called with block_length={block_length}, but its scheduler was made for "
                 f"{self._size}: make another DllmScheduler with block_length={block_length}"
             )
-        self._block = None
+        self._block, self._opened = None, 0
 
     def step(
         self,
@@ -83,8 +84,9 @@ class DllmScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         sampler = Sampler(0.0 if sampling_method == "greedy" else temperature, 1.0 if top_p is None else top_p)
         if timestep == 0 or self._block is None:
             given = torch.zeros_like(sample, dtype=torch.bool) if prompt_mask is None else prompt_mask.expand_as(sample)
-            self._block = open_block(self._scheduler, sample, given)
-        decider = Decider(self._scheduler, mask_token_id, self._eos_ids, sampler, self._seed)
+            self._block, self._opened = open_block(self._scheduler, sample, given), self._opened + 1
+        seed = int(hash_with(torch.tensor(self._seed), self._opened))
+        decider = Decider(self._scheduler, mask_token_id, self._eos_ids, sampler, seed)
         done = step(decider, self._block, sample, model_output)
         self._block = done.block
         output = (done.tokens, done.commit, done.revise, done.draft, done.confidence, model_output)
