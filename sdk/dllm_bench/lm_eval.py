@@ -135,8 +135,10 @@ class DLLM(LM):  # type: ignore[misc]
         context, given = request.args
         options, task = dict(given), str(request.task_name)
         stops = options.pop("until", None) or []
-        length = self.gen_length or options.pop("max_gen_toks", None) or GEN_LENGTH
-        options.pop("max_gen_toks", None)
+        asked = options.pop("max_gen_toks", None)
+        if self.gen_length is None:
+            check_whole(f"max_gen_toks of task {task}", asked, 1, optional=True)
+        length = self.gen_length or asked or GEN_LENGTH
         sampler = _sampler(task, options)
         if self.model.max_length is not None and length >= self.model.max_length:
             raise ConfigError(
@@ -148,7 +150,7 @@ class DLLM(LM):  # type: ignore[misc]
         except ValueError as error:  # a character that the tokenizer does not know
             raise ConfigError(f"task {task}, document {request.doc_id}: {error}") from error
         until = [stops] if isinstance(stops, str) else list(stops)
-        return Ask(task, int(request.doc_id), repeat, ids, int(length), sampler, until)
+        return Ask(task, int(request.doc_id), repeat, ids, length, sampler, until)
 
     def loglikelihood(self, requests: list[Any], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
         """Not supported: ConfigError."""

@@ -89,6 +89,8 @@ class TestAdapter:
             ({"num_beams": 4}, "num_beams=4.*temperature"),
             ({"do_sample": True, "top_k": 5}, "top_k=5"),
             ({"max_gen_toks": 400}, "400 tokens.*holds 40"),
+            ({"max_gen_toks": 0}, "max_gen_toks of task count must be a whole number >= 1, got 0"),
+            ({"max_gen_toks": "12"}, "max_gen_toks of task count must be a whole number >= 1, got '12'"),
         ],
     )
     def test_what_cannot_be_honoured_is_refused(self, harness: Any, options: dict[str, Any], says: str) -> None:
