@@ -202,8 +202,9 @@ def test_every_format_holds_every_measurement(found: Speed) -> None:
 def test_the_trained_model_decodes_real_prompts() -> None:
     sizes = {"prompt_length": 4, "gen_length": 8, "block": 8, "steps": 1, "rounds": 1}
     found = speed("tiny", batch_sizes=(8,), caches=("none",), **sizes, budget=1e6)  # type: ignore[arg-type]
-    (adaptive,) = [one for one in found.rates if one.work == "adaptive"]
-    assert adaptive.tpf > 1.5 and adaptive.batch_size == 8
+    forced, adaptive = found.rates
+    assert adaptive.work == "adaptive" and adaptive.tpf > 1.5 and adaptive.batch_size == 8
+    assert forced.work == "forced" and forced.tpf == 8  # whatever it answers to random ids, EOS among it
 
 
 def test_decisions_of_named_schedulers_are_measured() -> None:

@@ -109,9 +109,9 @@ def _rates(rates: Sequence[Rate]) -> Filled:
         for one in rates
     ]
     legend = (
-        "forced: a fixed number of passes on random ids; adaptive: threshold decoding of the tasks' prompts up to EOS. "
-        "NFE: forward passes per row; TPF: tokens per pass; prepare: seconds of compiling and capturing, before; 0 "
-        "where that was done for a part above."
+        "forced: a fixed number of passes on random ids, every token counted; adaptive: threshold decoding of the "
+        "tasks' prompts up to EOS. NFE: forward passes per row; TPF: tokens per pass; prepare: seconds of compiling "
+        "and capturing, before; 0 where that was done for a part above."
     )
     return ("NFE", "TPF", "tokens/s", "prepare"), rows, legend
 

@@ -47,10 +47,11 @@ def rounds(
 
 
 def rates(work: str, job: Job, found: dict[Backend, Rounds]) -> list[Rate]:
-    """Tokens per second of whole rounds. `job`: the first of them."""
+    """Tokens per second of whole rounds. `job`: the first of them; the only one where EOS ends no row."""
     results = []
     for backend, (runs, preparation_s) in found.items():
-        tokens = sum(sum(run.found.generated) for run in runs[0])
+        # An EOS that a forced step writes is a token like any other: those behind it cost as much.
+        tokens = sum(sum(run.found.generated) for run in runs[0]) if job.stop_at_eos else sum(job.gen_length)
         passes = [nfe for run in runs[0] for nfe in run.found.nfe]
         results.append(
             Rate(
