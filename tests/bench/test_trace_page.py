@@ -171,6 +171,13 @@ def test_a_saved_trace_can_be_shown_again(tmp_path: Path) -> None:
     assert sorted(one.name for one in tmp_path.iterdir()) == ["a.html", "a.safetensors"]
 
 
+def test_a_terminal_without_a_sign_shows_no_mark_in_its_place() -> None:
+    """`?` stands behind a token that was committed too early, and for nothing else."""
+    shown = CliRunner(charset="ascii").invoke(cli, GOOD)
+    assert shown.exit_code == 0 and "? committed below 0.9   \\u2026 a gap" in shown.stdout
+    assert shown.stdout.count("?") == 1
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [

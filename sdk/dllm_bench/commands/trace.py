@@ -67,7 +67,7 @@ def command(ctx: click.Context, /, files: tuple[str, ...], output: str | None, f
         return
     text = traces.to_text(_by_confidence) if kind == "text" else traces.to(kind)
     encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
-    click.echo(text.encode(encoding, "replace").decode(encoding))
+    click.echo(text.encode(encoding, "backslashreplace").decode(encoding))  # a ? would be read as a mark
 
 
 def _by_confidence(text: str, confidence: float) -> str:
