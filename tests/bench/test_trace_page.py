@@ -29,8 +29,8 @@ from tests.browser import Browser
 TOYS = str(HERE)
 GOOD = ["trace", "--model", f"{TOYS}:load", "--task", f"{TOYS}:task", "--scheduler", "fixed-block:block=6,steps=3"]
 HOSTILE = (
-    "</script><script>document.title = 1</script>", "<img src=x onerror=alert(1)>", "\x1b[31m", "\u202egro", "' on=\"x",
-    "\n", " two  words",
+    "</script><script>document.title = 1</script>", "<img src=x onerror=alert(1)>", "\x1b[31m", "\u202egro", "-" * 128,
+    "' on=\"x", "\n", " two  words",
 )  # fmt: skip
 
 
@@ -331,6 +331,8 @@ def test_nothing_in_a_trace_becomes_markup(browser: Browser) -> None:
     for key in ("HOME", *["ARROW_RIGHT"] * len(made.shown[0].trace)):
         browser.press(key)
         assert calm(browser)
+    browser.run("document.querySelectorAll('.cell')[4].click()")
+    assert HOSTILE[4] in browser.find(".detail")[0].text and calm(browser)  # long, and the first of its block
     assert final(browser) == made.shown[0].trace.about["text"]
     assert browser.find("img") == [] and len(browser.find("script")) == 2
     assert browser.find("h1")[0].text == HOSTILE[1] and browser.run("return document.title").startswith("Trace: <img")
