@@ -160,9 +160,9 @@ def test_what_kills_every_worker_fails_and_the_others_go_on(engine: str) -> None
         pytest.importorskip("ray", reason="needs the extra `ray`")
     Path("poison.py").write_text(POISON)
     grid = ["--scheduler", "poison.py:Poison", "--grid", "block=4,8,16", "--output", "out"]
-    process = start(*grid, "--engine", engine, "--jobs", "2")
-    _, says = process.communicate()
-    assert process.returncode == 1 and len(entries("done")) == 2
+    process = start(*grid, "--engine", engine, "--jobs", "2", "--format", "jsonl")
+    results, says = process.communicate()
+    assert process.returncode == 1 and len(entries("done")) == len(list(map(json.loads, results.splitlines()))) == 2
     (failed,) = entries("failed")
     assert failed["error"].startswith("its worker ended 3 times before it was done"), says
     assert says.splitlines()[-1].startswith("Error: 1 of 3 configurations failed")

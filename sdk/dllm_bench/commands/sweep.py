@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -93,7 +94,8 @@ def _run(ctx: click.Context, words: dict[str, Any], format: str) -> None:
     keep_freed_memory()
     board, file = Board(sys.stderr), Path(words["output"]) / "sweep.jsonl"
     try:
-        found = sweep(words.pop("schedulers"), progress=board, **words)
+        with redirect_stdout(sys.stderr):  # Ray prints there what became of its workers
+            found = sweep(words.pop("schedulers"), progress=board, **words)
     except KeyboardInterrupt:
         board.clear()
         click.echo(f"Interrupted {_after(board)}; the same command goes on from {file}.", err=True)
