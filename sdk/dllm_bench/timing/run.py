@@ -192,7 +192,8 @@ def _measure(setting: Setting, model: str, budget: float, report: Report) -> Spe
     dtype = dtype_of(setting.model)
     settings = {name: value for name, value in vars(setting).items() if name != "model"}
     settings["schedulers"] = list(setting.schedulers)
-    about = machine(device) | {"model": model, "dtype": str(dtype).removeprefix("torch."), "budget_s": budget}
+    about = machine(device) | {"model": model, "dtype": str(dtype).removeprefix("torch.")}
+    about["budget_s"] = budget if budget < float("inf") else None  # JSON has no number for it
     about["parameters"] = parameters(state(setting.model))
     found = Speed(measure_ceilings(device, dtype), (), (), (), about | settings, notes)
     late: list[str] = []
