@@ -163,6 +163,15 @@ def test_a_pipeline_is_saved_and_loaded_with_its_scheduler(tmp_path: Path, model
     assert again == first
 
 
+def test_a_scheduler_is_made_anew_from_its_config() -> None:
+    from dllm_sdk.bridges.diffusers import DllmScheduler
+
+    first = DllmScheduler("threshold:block=8", 8)
+    again = DllmScheduler.from_config(first.config, seed=3)
+    assert dict(again.config) == dict(first.config) | {"seed": 3}
+    assert diffusers.BlockRefinementScheduler.from_config(first.config).config.block_length == 8
+
+
 def test_sampling_repeats_by_seed(module: Counted, prompts: torch.Tensor) -> None:
     from dllm_sdk.bridges.diffusers import DllmScheduler
 

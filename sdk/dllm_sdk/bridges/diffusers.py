@@ -45,6 +45,7 @@ class DllmScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
     @register_to_config  # type: ignore[untyped-decorator]
     def __init__(self, scheduler: str, block_length: int = 32, eos_ids: tuple[int, ...] = (), seed: int = 0) -> None:
         """Check that the pipeline can run it."""
+        self.register_to_config(_use_default_values=[])  # from_config would drop what was given by position
         self._eos_ids, self._seed, self._size = listed(eos_ids), seed, block_length
         self._scheduler = scheduler_for("diffusers", scheduler, block_length, eos_ids=self._eos_ids, seed=seed)
         self._block: Block | None = None  # the pipeline hands no state around: it lives from a block's first step on
