@@ -12,6 +12,7 @@ import json
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeAlias
@@ -95,28 +96,45 @@ class Trace:
     def __getitem__(self, index: int) -> TraceStep:
         """Step `index` (from 0; negative from the end). Raises IndexError."""
         index = range(len(self))[index]
-        start, stop = self.offsets[index : index + 2].tolist()
-        flags = self.flags[start:stop]
-        wrote, before = (flags & WRITES) > 0, int(((self.flags[:start] & WRITES) > 0).sum())
-        mine = slice(before, before + int(wrote.sum()))
+        entries, mine = (slice(*bounds[index : index + 2]) for bounds in (self._entries, self._writes))
+        flags = self.flags[entries]
+        wrote = (flags & WRITES) > 0
         open, committed, commit, remask, edit = ((flags & bit) > 0 for bit in (OPEN, COMMITTED, COMMIT, REMASK, EDIT))
         return TraceStep(
             number=index + 1,
-            block=1 + int((self.end[:index] == ENDS.index("full")).sum()),
-            position=self.position[start:stop],
-            draft=self.draft[start:stop],
-            confidence=self.confidence[start:stop],
+            block=self._blocks[index],
+            position=self.position[entries],
+            draft=self.draft[entries],
+            confidence=self.confidence[entries],
             open=open,
             committed=committed,
             commit=commit,
             remask=remask,
             edit=edit,
-            written=self.draft[start:stop].masked_scatter(wrote, self.written[mine]),
+            written=self.draft[entries].masked_scatter(wrote, self.written[mine]),
             margin=self.margin.new_zeros(len(flags)).masked_scatter(wrote, self.margin[mine]),
             end=ENDS[int(self.end[index])],
             refresh=bool(self.refresh[index]),
             fed=int(self.fed[index]),
         )
+
+    # Counted once for all steps: to count anew for each would take the square of their number.
+    @cached_property
+    def _entries(self) -> list[int]:
+        """The offsets."""
+        return self.offsets.tolist()
+
+    @cached_property
+    def _writes(self) -> list[int]:
+        """The same for `written` and `margin`: step i wrote entries [i]:[i + 1] of them."""
+        until = ((self.flags & WRITES) > 0).cumsum(0)
+        return torch.cat([until.new_zeros(1), until])[self.offsets].tolist()
+
+    @cached_property
+    def _blocks(self) -> list[int]:
+        """The number of each step's block."""
+        full = (self.end == ENDS.index("full")).long()
+        return (1 + full.cumsum(0) - full).tolist()
 
     def __iter__(self) -> Iterator[TraceStep]:
         """Every step."""
