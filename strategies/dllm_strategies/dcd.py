@@ -38,7 +38,7 @@ class DCD(Scheduler):
     def plan(self, view: View, state: tuple[()]) -> tuple[Tensor, tuple[()]]:
         """The masks near the first one."""
         positions = torch.arange(view.open.shape[1], device=view.open.device)
-        return first(view.open, self.window) & (positions < leftmost(view.open)[:, None] + self.reach), state
+        return first(view.open, self.window) & (positions - leftmost(view.open)[:, None] < self.reach), state
 
     def select(self, view: View, state: tuple[()]) -> tuple[Decision, tuple[()]]:
         """Everything the model is sure of, and always the best position."""

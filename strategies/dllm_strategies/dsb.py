@@ -43,7 +43,7 @@ class DSB(Scheduler):
         if self.slide == "greedy":
             return first(view.open, self.block), state
         positions = torch.arange(view.open.shape[1], device=view.open.device)
-        return view.open & (positions < leftmost(view.open)[:, None] + self.block), state
+        return view.open & (positions - leftmost(view.open)[:, None] < self.block), state
 
     def select(self, view: View, state: tuple[()]) -> tuple[Decision, tuple[()]]:
         """Everything the model is sure of, and always the best position."""

@@ -61,10 +61,12 @@ def test_dsb_windows_have_their_sizes(case: Case, block: int, threshold: float) 
 @given(case=cases(max_rows=2), block=blocks, threshold=thresholds)
 @settings(max_examples=15)
 def test_dsb_reaches_its_limits(case: Case, block: int, threshold: float) -> None:
-    everything = max(len(row.prompt) + row.gen_length for row in case.rows)
-    whole = run_case(Threshold(everything, threshold), case)
-    assert run_case(DSB(everything, "const", threshold), case) == whole
-    assert run_case(DSB(everything, "greedy", threshold), case) == whole
+    longest = max(len(row.prompt) + row.gen_length for row in case.rows)
+    whole = run_case(Threshold(longest, threshold), case)
+    for everything in (longest, 2**63 - 1):
+        assert run_case(DSB(everything, "const", threshold), case) == whole
+        assert run_case(DSB(everything, "greedy", threshold), case) == whole
+        assert run_case(DCD(everything, everything, threshold), case) == whole
     assert run_case(DSB(1, "const", threshold), case) == run_case(FixedBlock(1, 1), case)  # left to right
 
 
