@@ -37,6 +37,7 @@ class LocalLeap(Scheduler):
     def select(self, view: View, state: tuple[()]) -> tuple[Decision, tuple[()]]:
         """Anchors, and what is sure enough in their neighbourhood."""
         anchors = above(view.open, view.confidence, self.threshold)
-        near = max_pool1d(anchors.float(), 2 * self.radius + 1, 1, self.radius) > 0
+        radius = min(self.radius, anchors.shape[1])  # the pool takes as long as it is wide
+        near = max_pool1d(anchors.float(), 2 * radius + 1, 1, radius) > 0
         commit = anchors | (near & above(view.open, view.confidence, self.relaxed))
         return Decision(commit=at_least_one(view.open, view.confidence, commit)), state

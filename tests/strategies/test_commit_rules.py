@@ -207,6 +207,7 @@ def test_a_strict_threshold_of_one_does_not_stall_where_probabilities_round_to_o
 def test_local_leap_relaxes_beside_masks_of_this_step_only() -> None:
     view = bare_view([0.8, 0.8, 0.95, 0.7, 0.8, 0.8])
     assert committed(LocalLeap(8, 0.9, 0.75, 2), view) == {0, 1, 2, 4}  # 3 is too doubtful, 5 too far
+    assert committed(LocalLeap(8, 0.9, 0.75, 2**63 - 1), view) == {0, 1, 2, 4, 5}
     done = view.open.clone()
     done[0, 2] = False
     assert committed(LocalLeap(8, 0.9, 0.75, 2), view._replace(open=done)) == {0}  # a token is no anchor
