@@ -86,6 +86,7 @@ def test_every_shipped_scheduler_names_its_paper_needs_and_state() -> None:
             assert plugin.state[0].islower() and "[B" in plugin.state, plugin.name
     by_name = {plugin.name: plugin for plugin in shipped}
     assert by_name["klass"].needs == ("logits",) and "float32 [B, L, 65]" in str(by_name["klass"].state)
+    assert by_name["prophet"].may_need == by_name["sched"].may_need == ()  # they refuse an inner one that revises
     assert by_name["adablock"].needs == ("horizon",) and by_name["block-refinement"].may_need == ("revises",)
     assert by_name["prophet"].may_need == by_name["sched"].may_need == ()  # what they wrap never revises
     text = listing(shipped)
