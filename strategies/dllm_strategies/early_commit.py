@@ -17,7 +17,7 @@ from dllm_strategies.fixed_block import FixedBlock
 class EarlyCommit(Wrapper):
     """Another scheduler, until the mean logit gap of the row's masks reaches `limit`; then all of them commit.
 
-    The gap is logit of the draft minus that of the second token, before temperature. Every step therefore wants the
+    The gap is the largest logit minus the second largest, before temperature. Every step therefore wants the
     logits of all masks, and a cache that feeds the block alone feeds them all. State: the inner one's, and the inner
     block, one bool per position.
     """
