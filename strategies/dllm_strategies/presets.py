@@ -22,6 +22,7 @@ from dllm_sdk import (
     TokenIds,
     suppress,
 )
+from dllm_sdk.scheduler import check_value
 from dllm_strategies.adablock import AdaBlock
 from dllm_strategies.block_refinement import BlockRefinement
 from dllm_strategies.credit_decoding import CreditDecoding
@@ -65,11 +66,17 @@ def _cache(name: str) -> Cache:
     return _CACHES[_known("cache", name, tuple(_CACHES))]
 
 
-def _per_block(steps: int, block_length: int, gen_length: int) -> int:
-    """The steps of each block, where `steps` are those of the whole answer."""
-    if steps * block_length < gen_length:
-        raise ConfigError(f"steps must be at least one for each block of {block_length} in {gen_length}, got {steps}")
-    return steps * block_length // gen_length
+def _per_block(steps: int, block_length: int, gen_length: int, start: int = 0) -> int:
+    """The steps of each block, where `steps` are those of the whole answer and a block's first `start` are not made."""
+    check_value("steps", steps, 1, whole=True)
+    check_value("block_length", block_length, 1, whole=True)
+    check_value("gen_length", gen_length, 1, whole=True)
+    found = steps * block_length // gen_length
+    if found <= start:
+        least = ("one", "two")[start]
+        blocks = f"each block of {block_length} in {gen_length}"
+        raise ConfigError(f"steps must be at least {least} for {blocks}, got {steps}")
+    return found
 
 
 def _preset(
@@ -142,6 +149,7 @@ def dream(
     threshold: float = 0.9,
 ) -> Preset:
     """Dream's `diffusion_generate` at temperature 0, with Fast-dLLM's `confidence_threshold` beside its own rules."""
+    _known("dream: alg", alg, ("origin", "maskgit_plus", "topk_margin", "entropy", "confidence_threshold"))
     if alg == "origin":
         return _preset(DreamOrigin(steps))
     return _preset(DreamThreshold(steps, threshold) if alg == "confidence_threshold" else Dream(steps, alg))
@@ -159,7 +167,7 @@ def fast_dllm_dream(
     """Fast-dLLM's Dream decoding in blocks; with a cache the first pass of a block commits its first position alone."""
     scheduler: Scheduler[Any] = Threshold(block_length, threshold)
     if _known("fast_dllm_dream: alg", alg, ("entropy", "confidence_threshold")) == "entropy":
-        scheduler = Dream(_per_block(steps, block_length, gen_length), "entropy", block_length, start=1)
+        scheduler = Dream(_per_block(steps, block_length, gen_length, start=1), "entropy", block_length, start=1)
     return _preset(scheduler if cache == "none" else FirstAlone(scheduler), _cache(cache))
 
 
@@ -190,6 +198,9 @@ def diffusers_llada2(
 
     It makes one editing pass more than `max_post_steps` says, and so does this.
     """
+    check_value("gen_length", gen_length, 1, whole=True)
+    check_value("minimal_topk", minimal_topk, 1, gen_length, whole=True)
+    check_value("max_post_steps", max_post_steps, 0, 30, whole=True)
     steps = min(num_inference_steps, gen_length // minimal_topk)
     edit = max(editing_threshold or 0.0, 0.0)
     scheduler = BlockRefinement(block_length, steps, threshold, edit, max_post_steps + 1)

@@ -11,7 +11,7 @@ from dllm_reference_model.model import Config, Transformer
 from dllm_sdk import BlockCache, ConfigError, DualCache, generate
 from dllm_sdk.testing import ToyModel
 from dllm_strategies import SDAR, CreditDecoding, DInferHierarchical, DInferThreshold, DreamOrigin, RandomOrder
-from dllm_strategies.presets import dinfer, dream, fast_dllm, fast_dllm_dream, llada, sdar
+from dllm_strategies.presets import diffusers_llada2, dinfer, dream, fast_dllm, fast_dllm_dream, llada, sdar
 
 
 def test_random_remasking_shares_the_steps_among_the_blocks() -> None:
@@ -57,6 +57,16 @@ def test_sdar_samples_on_a_block_causal_model(strategy) -> None:
         (lambda: fast_dllm_dream(alg="maskgit_plus"), "alg must be one of entropy, confidence_threshold"),
         (lambda: llada(no_eos=("a",)), "suppress takes token ids"),
         (lambda: llada(steps=4, block_length=16), "steps must be at least one for each block of 16 in 128, got 4"),
+        (lambda: llada(gen_length=0), "gen_length must be a whole number >= 1, got 0"),
+        (lambda: llada(block_length=0), "block_length must be a whole number >= 1, got 0"),
+        (lambda: fast_dllm(steps="8"), "steps must be a whole number >= 1, got '8'"),
+        (
+            lambda: fast_dllm_dream(alg="entropy", steps=8),
+            "steps must be at least two for each block of 32 in 256, got 8",
+        ),
+        (lambda: dream(alg="best"), "dream: alg must be one of origin, .*, entropy, confidence_threshold, got 'best'"),
+        (lambda: diffusers_llada2(minimal_topk=0), "minimal_topk must be a whole number from 1 to 2048, got 0"),
+        (lambda: diffusers_llada2(max_post_steps=31), "max_post_steps must be a whole number from 0 to 30, got 31"),
         (lambda: dinfer(decoder="best"), "dinfer: decoder must be one of threshold, hierarchy, credit, got 'best'"),
     ],
 )
