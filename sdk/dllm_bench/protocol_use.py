@@ -19,7 +19,7 @@ _ROWS, _LENGTH = 13, 17  # sizes that no state has by itself
 class Use(NamedTuple):
     """What a scheduler class needs and keeps; None for what is no scheduler."""
 
-    needs: tuple[str, ...] | None = None  # of horizon, logits, revises, replan; with its default fields
+    needs: tuple[str, ...] | None = None  # of horizon, revises, replan, with its default fields; of logits, with any
     may_need: tuple[str, ...] | None = None  # with other fields
     state: str | None = None
 
