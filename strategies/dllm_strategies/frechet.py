@@ -15,7 +15,8 @@ class Frechet(Scheduler):
     """The n surest positions commit, for the largest n with c_1 + ... + c_n - (n - 1) - (1 - c_n) > `bound`.
 
     The sum less n - 1 is Fréchet's lower bound on the probability that all n are right, whatever their dependence.
-    At least one commits. `Factor(factor=1 - bound)` puts the n-th doubt in place of all n, and never commits more.
+    At least one commits. `Factor(factor=1 - bound)` puts the n-th doubt in place of all n, and commits no more, except
+    at its bound: there it commits, as Fast-dLLM's code does, and this, with the paper's `>`, does not.
     """
 
     block: int = 32

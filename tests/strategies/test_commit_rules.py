@@ -137,6 +137,13 @@ def test_factor_never_commits_more_than_frechet(values: list[float], factor: flo
     assert committed(Factor(8, factor), equal) == committed(Frechet(8, 1 - factor), equal)
 
 
+def test_factor_commits_at_its_bound_and_frechet_does_not() -> None:
+    at_bound = bare_view([0.75, 0.75])
+    assert committed(Factor(8, 0.75), at_bound) == {0, 1} and committed(Frechet(8, 0.25), at_bound) == {0}
+    sure = bare_view([1.0, 1.0])
+    assert committed(Factor(8, 0.0), sure) == {0, 1} and committed(Frechet(8, 1.0), sure) == {0}
+
+
 def test_threshold_factor_and_frechet_on_the_profile_of_the_notes() -> None:
     view = bare_view([0.74, 0.99, 0.82, 0.95, 0.78])
     sizes = [len(committed(s, view)) for s in (Threshold(8, 0.9), Factor(8, 0.75), Frechet(8, 0.25))]
