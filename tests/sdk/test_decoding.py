@@ -378,7 +378,7 @@ def test_whole_numbers_of_numpy_and_empty_prompts_with_masks_are_fine() -> None:
     assert found.tokens[0].tolist() == wanted.tokens[0].tolist()
     for length in (torch.tensor(4), np.array(4), [np.int64(4)]):
         assert generate(model, [[]], FixedBlock(), gen_length=length).tokens[0].shape == (4,)
-    for ids in ([np.int64(1), np.int64(2)], np.array([1, 2])):
+    for ids in ([np.int64(1), np.int64(2)], np.array([1, 2]), np.array([1, 2], np.uint16), torch.tensor([1, 2]).byte()):
         assert generate(model, ids, FixedBlock(), gen_length=1).tokens[0][:2].tolist() == [1, 2]
 
 
