@@ -243,7 +243,7 @@ class _Spy(Wrapper):
         """Nothing beyond what the protocol allows; wrong shapes are left to the loop, which names them."""
         shapes = (view.open.shape,) * 4 + (view.open.shape[:1],) * 2
         given = [(part, shape) for part, shape in zip(decision, shapes, strict=True) if part is not None]
-        if any(not isinstance(part, Tensor) or part.shape != shape for part, shape in given):
+        if decision.commit is None or any(not isinstance(p, Tensor) or p.shape != shape for p, shape in given):
             return
         if any(t is not None and t.dtype != torch.bool for t in (decision.commit, *decision[2:])):
             return

@@ -466,6 +466,11 @@ class CommitsAList(Honest):
         return Decision([True]), state
 
 
+class CommitsNothingAtAll(Honest):
+    def select(self, view, state):
+        return Decision(None), state  # type: ignore[arg-type]  # what a helper without `return` gives
+
+
 class StateIsADict(Honest):
     def init(self, tokens, open):
         return {"seen": torch.zeros(len(tokens))}
@@ -480,6 +485,7 @@ class StateGrows(Honest):
     ("mutant", "words"),
     [
         (CommitsAList(), "Decision.commit must be a tensor, got list"),
+        (CommitsNothingAtAll(), "Decision.commit must be a tensor, got NoneType"),
         (StateIsADict(), "state must be a tuple of tensors, got dict"),
         (StateGrows(), "select's state must be a tuple of 0, as init made it, got one of 1"),
         (CountsInASlot(), "select changed 'calls' of the scheduler"),
