@@ -6,6 +6,7 @@ import errno
 import os
 from contextlib import suppress
 from pathlib import Path
+from secrets import token_hex
 
 from dllm_sdk.errors import ConfigError
 
@@ -20,10 +21,9 @@ def write_whole(path: str | Path, content: str | bytes) -> None:
     try:
         part.write_bytes(data)
         part.replace(os.path.realpath(path))
-    except OSError:
+    finally:
         with suppress(OSError):
             part.unlink()
-        raise
 
 
 def try_to_write(path: str | Path) -> None:
@@ -47,5 +47,5 @@ def _is_stream(path: str | Path) -> bool:
 
 
 def _part(path: str | Path) -> Path:
-    """Beside what is written: that is what a link points to, and the link stays."""
-    return Path(f"{os.path.realpath(path)}.part")
+    """Beside what is written: that is what a link points to, and the link stays. Another name for every writer."""
+    return Path(f"{os.path.realpath(path)}.{token_hex(4)}.part")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from dataclasses import dataclass, replace
 from functools import cache as memo
 from functools import partial
@@ -38,6 +39,7 @@ from dllm_sdk.model import CallableModel
 from dllm_sdk.registry import available
 from dllm_sdk.rules import at_least_one, first, margin, uniform
 from dllm_sdk.testing import Case, Row, ToyModel, cases
+from dllm_sdk.writing import write_whole
 from dllm_strategies import AdaBlock, BlockRefinement, ConfidenceAdaptive, FixedBlock
 
 
@@ -293,6 +295,29 @@ def test_damaged_files_are_refused_in_a_sentence(damage, says: str, tmp_path: Pa
     damage(path)
     with pytest.raises(ConfigError, match=says):
         Trace.load(path)
+
+
+def test_two_who_save_at_one_path_do_not_meet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Saving a trace while another is being saved there: each is whole, and nothing else is left."""
+    path, write, others = tmp_path / "row", Path.write_bytes, [b"other"]
+
+    def in_between(part: Path, content: bytes) -> int:
+        written = write(part, content)
+        if others:
+            write_whole(path, others.pop())
+        return written
+
+    def interrupted(part: Path, content: bytes) -> int:
+        write(part, content[:9])
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Path, "write_bytes", in_between)
+    fixed().save(path)
+    assert Trace.load(path).generated == fixed().generated
+    monkeypatch.setattr(Path, "write_bytes", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        fixed().save(path)
+    assert Trace.load(path).generated == fixed().generated and os.listdir(tmp_path) == ["row"]
 
 
 def rewrite(path: Path, **changes: Any) -> None:
