@@ -15,6 +15,7 @@ from dllm_sdk.binding import describe
 from dllm_sdk.caching import Cache, NoCache
 from dllm_sdk.canvas import Canvas, OpenMask, Prompts, build_canvas, up_to_eos
 from dllm_sdk.decoding import Made, Options, Step, run
+from dllm_sdk.errors import ConfigError
 from dllm_sdk.execution import Backend
 from dllm_sdk.model import Model
 from dllm_sdk.recorder import Recorder
@@ -61,6 +62,8 @@ def generate(
     Other arguments and errors are those of `decode`.
     """
     start = time.perf_counter()
+    if on_step is not None and not callable(on_step):
+        raise ConfigError(f"on_step must be a function that takes a Step, got {on_step!r}")
     canvas = build_canvas(model, prompt, gen_length=gen_length, open=open, samples=samples, seed=seed)
     recorder = Recorder(canvas) if trace else None
     options = Options(cache, sampler, stop_at_eos, guidance, backend)

@@ -346,6 +346,7 @@ BAD_CALLS = [
     ({"seed": 0.5}, "seed must be a whole number, got 0.5"),
     ({"cache": "dual"}, "cache must be a Cache, such as DualCache"),
     ({"stop_at_eos": "no"}, "stop_at_eos must be true or false, got 'no'"),
+    ({"on_step": 3}, "on_step must be a function that takes a Step, got 3"),
     ({"prompt": torch.tensor(1)}, "flat list of token ids"),
     ({"prompt": {"input_ids": [1]}}, "prompt must be a text, token ids, or a list of either, got dict"),
     ({"prompt": None}, "or a list of either, got NoneType"),
