@@ -94,7 +94,12 @@ class Product:
 @torch.inference_mode(False)  # so that parameters which become views of it can be trained again
 @torch.no_grad()
 def _joined(parts: Sequence[Tensor]) -> Tensor:
-    return torch.cat(list(parts)).detach() if len(parts) > 1 else parts[0].detach()
+    if len(parts) == 1:
+        return parts[0].detach()
+    joined = torch.cat(list(parts))
+    if all(part.is_shared() for part in parts):  # type: ignore[no-untyped-call]
+        joined.share_memory_()  # type: ignore[no-untyped-call]  # views of it may take the parts' place
+    return joined
 
 
 def _packable(weight: Tensor) -> bool:

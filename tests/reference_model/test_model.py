@@ -222,6 +222,14 @@ def test_a_frozen_model_stays_frozen_where_it_is_moved_or_loaded(config: Config)
         assert layer.laid_out.gate_and_up.weight.data_ptr() == layer.mlp.gate.weight.data_ptr()  # nothing is held twice
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_a_frozen_model_lies_in_shared_memory_where_it_was_put(dtype: torch.dtype) -> None:
+    model, (tokens, positions) = random_model(PLAIN).to(dtype).freeze(), canvas(2, 9)
+    wanted = model(tokens, positions)
+    assert all(weight.is_shared() for weight in model.share_memory().parameters())
+    assert model(tokens, positions).equal(wanted)
+
+
 def test_a_frozen_model_gives_gradients_where_they_are_asked_for_and_takes_other_modules() -> None:
     model, (tokens, positions) = random_model(PLAIN).float().freeze(), canvas(2, 9)
     before = model(tokens, positions)
