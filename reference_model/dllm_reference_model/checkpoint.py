@@ -31,10 +31,15 @@ class CheckpointError(ValueError):
 
 
 def save(model: Transformer, folder: str | Path, *, dtype: torch.dtype | None = None) -> None:
-    """Write a checkpoint folder; each file is replaced whole, never left half written. dtype None: as the model is."""
+    """Write a checkpoint folder; each file is replaced whole, never left half written. dtype None: as the model is.
+
+    Raises CheckpointError, before anything is written, for a model that could not be loaded: one whose maps were
+    replaced by others, or hold their weights in eight bits.
+    """
+    state = {name: tensor.detach().to("cpu", dtype).contiguous() for name, tensor in model.state_dict().items()}
+    _check_state(state, model.config)
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    state = {name: tensor.detach().to("cpu", dtype).contiguous() for name, tensor in model.state_dict().items()}
     config = {"format": FORMAT, **asdict(model.config)}
     with replacing(folder / WEIGHTS) as path:
         save_file(state, path, metadata={"format": "pt"})
@@ -59,6 +64,17 @@ def load(folder: str | Path, *, device: str | torch.device = "cpu", dtype: torch
         _read_weights(folder / WEIGHTS, expected_shapes(model), torch.device(device), dtype), assign=True
     )
     return model.freeze()
+
+
+def _check_state(state: Mapping[str, Tensor], config: Config) -> None:
+    """What `load` would ask of a file with these tensors."""
+    with torch.device("meta"):
+        expected = expected_shapes(Transformer(config))
+    check_names("the model", state, expected)
+    stored = {dtype: name for name, dtype in FLOATS.items()}
+    for name, tensor in state.items():
+        found = tuple(tensor.shape), stored.get(tensor.dtype, str(tensor.dtype))
+        check_tensor("the model", name, found, expected[name])
 
 
 def expected_shapes(model: Transformer) -> dict[str, tuple[int, ...]]:
@@ -148,7 +164,7 @@ def read_tensors(
         return {name: file.get_tensor(name).to(dtype) for name in names}
 
 
-def check_names(path: Path, found: Iterable[str], expected: Mapping[str, tuple[int, ...]]) -> None:
+def check_names(path: Path | str, found: Iterable[str], expected: Mapping[str, tuple[int, ...]]) -> None:
     """Every expected tensor is there and no other."""
     names = set(found)
     for name, shape in expected.items():
@@ -158,7 +174,7 @@ def check_names(path: Path, found: Iterable[str], expected: Mapping[str, tuple[i
         raise CheckpointError(f"{path} has the tensor {printable(name)}, which this config does not have")
 
 
-def check_tensor(path: Path, name: str, found: tuple[tuple[int, ...], str], shape: tuple[int, ...]) -> None:
+def check_tensor(path: Path | str, name: str, found: tuple[tuple[int, ...], str], shape: tuple[int, ...]) -> None:
     """One tensor of a header has the shape that the config gives it, and a floating point type."""
     if found[0] != shape:
         raise CheckpointError(f"{path}: tensor {name} has shape {list(found[0])}, expected {list(shape)}")

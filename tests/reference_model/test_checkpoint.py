@@ -67,6 +67,21 @@ def test_a_failed_save_leaves_the_old_file(folder: Path, monkeypatch: pytest.Mon
     assert (folder / "model.safetensors").read_bytes() == before and len(list(folder.iterdir())) == 3
 
 
+def test_what_could_not_be_loaded_is_not_saved(folder: Path) -> None:
+    before = (folder / "model.safetensors").read_bytes()
+    other = checkpoint.load(folder)
+    other.layers[0].mlp.up = torch.nn.Sequential(other.layers[0].mlp.up)
+    with pytest.raises(CheckpointError, match=r"^the model has no tensor layers.0.mlp.up.weight, expected one of"):
+        checkpoint.save(other, folder)
+    other = checkpoint.load(folder)
+    other.embed = torch.nn.Embedding(500, 16)
+    with pytest.raises(CheckpointError, match=r"the model: tensor embed.weight has shape \[500, 16\], expected \[420,"):
+        checkpoint.save(other, folder)
+    with pytest.raises(CheckpointError, match=r"the model: tensor .* is torch.float8_e4m3fn, expected one of F64, F32"):
+        checkpoint.save(checkpoint.load(folder), folder, dtype=torch.float8_e4m3fn)
+    assert (folder / "model.safetensors").read_bytes() == before
+
+
 def config(**changes: Any) -> Callable[[Path], None]:
     def spoil(folder: Path) -> None:
         found = json.loads((folder / "config.json").read_text()) | changes
