@@ -160,7 +160,8 @@ def read_tensors(
 
     On the CPU and as stored they are views of the file, which must not be written to while they are in use.
     """
-    with _opened(path, str(device)) as file:
+    place = "cpu" if device.type == "cpu" else str(device)  # safetensors does not know cpu:0
+    with _opened(path, place) as file:
         return {name: file.get_tensor(name).to(dtype) for name in names}
 
 

@@ -49,6 +49,10 @@ def test_dtypes(folder: Path) -> None:
     assert checkpoint.load(folder).dtype == torch.float16
 
 
+def test_a_cpu_may_have_a_number(folder: Path) -> None:
+    assert checkpoint.load(folder, device="cpu:0").device.type == "cpu"
+
+
 def test_a_tokenizer_is_optional(folder: Path) -> None:
     (folder / "tokenizer.json").unlink()
     assert checkpoint.load(folder).tokenizer is None
