@@ -23,6 +23,8 @@ from dllm_reference_model.tokenizer import Tokenizer
 
 FORMAT = "dllm-reference-model/1"
 CONFIG, WEIGHTS, TOKENIZER = "config.json", "model.safetensors", "tokenizer.json"
+LARGEST = 2**28  # of one size in a config: far beyond any model, far below what overflows
+MOST = 1e12  # of any other number
 FLOATS = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
 
@@ -58,11 +60,16 @@ def load(folder: str | Path, *, device: str | torch.device = "cpu", dtype: torch
     folder = Path(folder)
     config = read_config(folder / CONFIG)
     tokenizer = _read_tokenizer(folder / TOKENIZER, config) if (folder / TOKENIZER).exists() else None
+    weights = existing(folder / WEIGHTS)
+    header = read_header(weights)
+    check_depth(weights, config, len(header))
     with torch.device("meta"):  # no memory, no initial values
         model = Transformer(config, tokenizer)
-    model.load_state_dict(
-        _read_weights(folder / WEIGHTS, expected_shapes(model), torch.device(device), dtype), assign=True
-    )
+    expected = expected_shapes(model)
+    check_names(weights, header, expected)
+    for name, shape in expected.items():
+        check_tensor(weights, name, header[name], shape)
+    model.load_state_dict(read_tensors(weights, expected, torch.device(device), dtype), assign=True)
     return model.freeze()
 
 
@@ -106,13 +113,15 @@ def _typed(path: Path, name: str, value: Any, kind: Any) -> Any:
     """A JSON value as the config field's type."""
     if kind is bool and isinstance(value, bool):
         return value
-    if kind is int and isinstance(value, int) and not isinstance(value, bool):
+    if kind is int and isinstance(value, int) and not isinstance(value, bool) and abs(value) <= LARGEST:
         return value
-    if kind is float and isinstance(value, int | float) and not isinstance(value, bool):
+    if kind is float and isinstance(value, int | float) and not isinstance(value, bool) and not abs(value) > MOST:
         return float(value)
     if kind == tuple[int, ...] and isinstance(value, list) and all(type(item) is int for item in value):
         return tuple(value)
-    wanted = {bool: "true or false", int: "a whole number", float: "a number"}.get(kind, "a list of whole numbers")
+    wanted = {bool: "true or false", int: f"a whole number up to {LARGEST}", float: f"a number up to {MOST:g}"}.get(
+        kind, "a list of whole numbers"
+    )
     raise CheckpointError(f"{path}: {name} is {value!r}, expected {wanted}")
 
 
@@ -126,16 +135,6 @@ def _read_tokenizer(path: Path, config: Config) -> Tokenizer:
             f"{path} has {tokenizer.vocab_size} tokens, expected at most the config's vocab_size {config.vocab_size}"
         )
     return tokenizer
-
-
-def _read_weights(
-    path: Path, expected: Mapping[str, tuple[int, ...]], device: torch.device, dtype: torch.dtype | None
-) -> dict[str, Tensor]:
-    header = read_header(existing(path))
-    check_names(path, header, expected)
-    for name, shape in expected.items():
-        check_tensor(path, name, header[name], shape)
-    return read_tensors(path, expected, device, dtype)
 
 
 def read_json(path: Path, wanted: str) -> Any:
@@ -163,6 +162,12 @@ def read_tensors(
     place = "cpu" if device.type == "cpu" else str(device)  # safetensors does not know cpu:0
     with _opened(path, place) as file:
         return {name: file.get_tensor(name).to(dtype) for name in names}
+
+
+def check_depth(path: Path, config: Config, tensors: int) -> None:
+    """There are enough tensors, before that many layers are built, even without memory."""
+    if config.layers > tensors:
+        raise CheckpointError(f"{path} has too few tensors for the {config.layers} layers of {CONFIG}")
 
 
 def check_names(path: Path | str, found: Iterable[str], expected: Mapping[str, tuple[int, ...]]) -> None:

@@ -9,10 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dllm_reference_model.checkpoint import CheckpointError, printable, read_json
+from dllm_reference_model.checkpoint import LARGEST, MOST, CheckpointError, printable, read_json
 
-LARGEST = 2**28  # of one size in a config: far beyond any model, far below what overflows
-MOST = 1e12  # of any other number
 REQUIRED: Any = object()
 
 

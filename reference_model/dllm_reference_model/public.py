@@ -17,6 +17,7 @@ from dllm_reference_model.checkpoint import (
     TOKENIZER,
     WEIGHTS,
     CheckpointError,
+    check_depth,
     check_names,
     check_tensor,
     existing,
@@ -120,8 +121,7 @@ def _load(
             f"{folder / TOKENIZER} has {tokenizer.vocab_size} tokens, expected at most {CONFIG}'s {config.vocab_size}"
         )
     source, headers = _headers(folder)
-    if config.layers > sum(map(len, headers.values())):  # before that many layers are built, even without memory
-        raise CheckpointError(f"{source} has too few tensors for the {config.layers} layers of {CONFIG}")
+    check_depth(source, config, sum(map(len, headers.values())))
     with torch.device("meta"):  # no memory, no initial values
         model = PublicTransformer(config, tokenizer)
     shapes = expected_shapes(model)
