@@ -149,10 +149,12 @@ def load_model(name: str, *, device: str = "cpu", dtype: str | torch.dtype | Non
 
     _check_text("model", name)
     kind = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
-    if dtype is not None and not (isinstance(kind, torch.dtype) and kind.is_floating_point):
+    # Those of one byte are for storage: torch cannot add in them.
+    if dtype is not None and not (isinstance(kind, torch.dtype) and kind.is_floating_point and kind.itemsize > 1):
         hint = f"; for weights in eight bits load int8:{name}" if kind is torch.int8 else ""
         raise ConfigError(
-            f"dtype must be a floating-point type of torch such as float32 or bfloat16, got {dtype!r}{hint}"
+            "dtype must be a floating-point type of torch to compute in, such as float32 or bfloat16, "
+            f"got {dtype!r}{hint}"
         )
     head, _, path = name.partition(":")
     registered = head in available("model")

@@ -142,7 +142,7 @@ def test_what_is_no_text_is_one_clear_sentence(load: Callable[[Any], Any]) -> No
 def test_models_and_tasks(folder: Path) -> None:
     with pytest.raises(RegistryError, match="no model 'tinny'; did you mean 'tiny'"):
         load_model("tinny")
-    for dtype in ("float12", "int8"):
+    for dtype in ("float12", "int8", "float8_e4m3fn"):
         with pytest.raises(ConfigError, match="dtype must be a floating-point type of torch"):
             load_model("tiny", dtype=dtype)
     with pytest.raises(RegistryError, match="no task 'sorting'"):
