@@ -9,7 +9,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 
 from dllm_reference_model import charts, checkpoint, tasks
 from dllm_reference_model.calibration import Bin, expected_error, merged, reliability
@@ -17,18 +17,19 @@ from dllm_reference_model.data import Mix
 from dllm_reference_model.evaluate import accuracy
 from dllm_reference_model.model import Transformer
 from dllm_reference_model.train import MODEL, STATE
+from dllm_reference_model.trainer import Recipe
 
 DECODERS = (  # title, threshold, block
     ("Threshold 0.9, blocks of 32", 0.9, 32),
     ("One token per step, blocks of 32", 1.01, 32),
     ("Threshold 0.9, blocks of 8", 0.9, 8),
 )
-NAMES = [task.name for task in tasks.ALL]
+_COUNTS = ("no tasks", "one task", "two tasks", "three tasks", "four tasks", "five tasks")
 
 _TEXT = """# {name}
 
 A masked-diffusion language model for judging decoding strategies: small enough to run anywhere, trained from scratch on
-five tasks whose answers are checked line by line. It knows these tasks and nothing else.
+{tasks} whose answers are checked line by line. It knows these tasks and nothing else.
 
 * **Model**: {parameters:.2f}M parameters, width {width}, {layers} layers, {heads} heads, SwiGLU, rotary positions,
   query and key norms, tied head; {attention} attention, logits not shifted; {vocab_size} tokens. Stored in bfloat16,
@@ -91,12 +92,15 @@ def card(runs: list[Path], *, n: int, name: str, note: str = "") -> str:
     model = checkpoint.load(runs[-1] / MODEL, dtype=None).float().eval()
     states = [_state(run) for run in runs]
     recipe = states[-1]["recipe"]
-    bins = {task.name: reliability(model, task, Mix(**recipe["mix"]), n) for task in tasks.ALL}
+    known = [task for task in tasks.ALL if task.name in recipe["mix"]["weights"]]
+    names = [task.name for task in known]
+    bins = {task.name: reliability(model, task, Mix(**recipe["mix"]), n) for task in known}
     bins["all"] = merged(bins)
     (runs[-1] / MODEL / "calibration.svg").write_text(charts.diagrams(bins), encoding="utf-8")
-    (runs[-1] / MODEL / "curve.svg").write_text(_picture(states[-1]["curve"]), encoding="utf-8")
+    (runs[-1] / MODEL / "curve.svg").write_text(_picture(states[-1]["curve"], names), encoding="utf-8")
     return _TEXT.format(
         name=name,
+        tasks=_COUNTS[len(known)],
         parameters=sum(weight.numel() for weight in model.parameters()) / 1e6,
         width=model.config.width,
         layers=model.config.layers,
@@ -113,23 +117,30 @@ def card(runs: list[Path], *, n: int, name: str, note: str = "") -> str:
         digest=hashlib.sha256((runs[-1] / MODEL / checkpoint.WEIGHTS).read_bytes()).hexdigest(),
         n=n,
         error=0.5 / n**0.5,
-        accuracy="\n".join(_accuracy(model, title, n, threshold, block) for title, threshold, block in DECODERS),
+        accuracy="\n".join(_accuracy(model, known, n, decoder) for decoder in DECODERS),
         calibration=_calibration(bins),
         loss_samples=4 * states[-1]["curve"][-1]["prompts"],
         prompts=states[-1]["curve"][-1]["prompts"],
-        curve=_curve(states),
+        curve=_curve(states, names),
     )
 
 
 def _state(run: Path) -> dict[str, Any]:
-    with safe_open(run / STATE, framework="pt") as file:
-        return {name: json.loads(text) for name, text in file.metadata().items()}
+    try:
+        with safe_open(run / STATE, framework="pt") as file:
+            return {name: json.loads(text) for name, text in file.metadata().items()}
+    except SafetensorError as error:
+        raise checkpoint.CheckpointError(f"{run / STATE} is torn or not a safetensors file ({error})") from None
 
 
 def _run(state: dict[str, Any]) -> str:
     recipe, counters = state["recipe"], state["counters"]
     mix = ",".join(f"{name}={share:g}" for name, share in recipe["mix"]["weights"].items())
     options = "--block-causal " * recipe["block_causal"] + "--start FOLDER " * bool(recipe["start"])
+    if recipe["processes"] != Recipe.processes:
+        options += f"--processes {recipe['processes']} "
+    if recipe["mix"]["clean_prefix"] != Mix.clean_prefix:
+        options += f"--clean-prefix {recipe['mix']['clean_prefix']:g} "
     return (
         f"```text\npython -m dllm_reference_model.train --steps {recipe['steps']} --seed {recipe['seed']} {options}\\\n"
         f"    --mix {mix}\n```\n\n"
@@ -137,10 +148,12 @@ def _run(state: dict[str, Any]) -> str:
     )
 
 
-def _accuracy(model: Transformer, title: str, n: int, threshold: float, block: int) -> str:
-    found = [accuracy(model, task, "test", n, threshold=threshold, block=block) for task in tasks.ALL]
+def _accuracy(model: Transformer, known: list[tasks.Task], n: int, decoder: tuple[str, float, int]) -> str:
+    title, threshold, block = decoder
+    found = [accuracy(model, task, "test", n, threshold=threshold, block=block) for task in known]
+    names = [*(task.name for task in known), "all"]
     rows = [*found, [sum(column) / len(found) for column in zip(*found, strict=True)]]
-    lines = [f"| {name} | {a:.3f} | {s:.3f} | {p:.1f} |" for name, (a, s, p) in zip([*NAMES, "all"], rows, strict=True)]
+    lines = [f"| {name} | {a:.3f} | {s:.3f} | {p:.1f} |" for name, (a, s, p) in zip(names, rows, strict=True)]
     head = ["| task | final answer | strict | forward passes |", "| --- | --- | --- | --- |"]
     return "\n".join([f"### {title}", "", *head, *lines, ""])
 
@@ -155,22 +168,23 @@ def _calibration(bins: dict[str, list[Bin]]) -> str:
     return "\n".join([*lines, ""])
 
 
-def _curve(states: list[dict[str, Any]]) -> str:
+def _curve(states: list[dict[str, Any]], names: list[str]) -> str:
+    """What was evaluated on the way; a run that was not trained on one of the tasks has no number for it."""
     lines = []
     for title, digits in (("loss", 3), ("strict", 2)):
-        lines += [f"| {title}: run | step | tokens | {' | '.join(NAMES)} |", "| --- " * (3 + len(NAMES)) + "|"]
+        lines += [f"| {title}: run | step | tokens | {' | '.join(names)} |", "| --- " * (3 + len(names)) + "|"]
         for number, state in enumerate(states, 1):
             for at in state["curve"]:
-                shares = " | ".join(f"{at[title][name]:.{digits}f}" for name in NAMES)
+                shares = " | ".join(f"{at[title][name]:.{digits}f}" if name in at[title] else "" for name in names)
                 lines.append(f"| {number} | {at['step']} | {at['tokens'] / 1e6:.1f}M | {shares} |")
         lines.append("")
     return "\n".join(lines)
 
 
-def _picture(curve: list[dict[str, Any]]) -> str:
+def _picture(curve: list[dict[str, Any]], names: list[str]) -> str:
     """Loss and strict accuracy by millions of tokens."""
     panels = {
-        title: {name: [(at["tokens"] / 1e6, at[key][name]) for at in curve] for name in NAMES}
+        title: {name: [(at["tokens"] / 1e6, at[key][name]) for at in curve] for name in names}
         for title, key in (("validation loss", "loss"), ("strict accuracy", "strict"))
     }
     return charts.curves(panels, "million tokens")
@@ -184,7 +198,12 @@ def main() -> None:
     parser.add_argument("--note", default="", help="what else happened, in a sentence")
     parser.add_argument("--name", default="tiny", help="title of the card (default: %(default)s)")
     args = parser.parse_args()
-    text = card(args.runs, n=args.n, name=args.name, note=args.note)
+    if args.n < 1:
+        parser.error(f"-n must be >= 1, got {args.n}")
+    try:
+        text = card(args.runs, n=args.n, name=args.name, note=args.note)
+    except (checkpoint.CheckpointError, OSError) as error:
+        parser.exit(1, f"{parser.prog}: {error}\n")
     (args.runs[-1] / MODEL / "README.md").write_text(text, encoding="utf-8")
 
 

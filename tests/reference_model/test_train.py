@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 
 from dllm_reference_model import checkpoint, evaluate, tasks
 from dllm_reference_model.card import card
+from dllm_reference_model.card import main as write_card
 from dllm_reference_model.data import Mix, Sample, batches, in_blocks, masked, sample
 from dllm_reference_model.evaluate import decode, text_of
 from dllm_reference_model.load import WEIGHTS
@@ -125,21 +126,22 @@ def test_a_state_of_another_recipe_is_refused(tmp_path: Path) -> None:
         train(DRY, tmp_path)
 
 
-def test_a_run_may_start_from_a_checkpoint_and_the_card_tells(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_may_start_from_a_checkpoint_and_the_card_tells(tmp_path: Path) -> None:
     train(DRY, tmp_path / "one", prompts=1)
     onward = dataclasses.replace(DRY, start=str(tmp_path / "one" / MODEL), seed=1)
     started = Trainer(onward, Peers()).model.state_dict()
     assert all(
         torch.equal(v, started[n]) for n, v in checkpoint.load(onward.start, dtype=torch.float32).state_dict().items()
     )
+    onward = dataclasses.replace(onward, processes=1, mix=dataclasses.replace(DRY.mix, clean_prefix=0.25))
     train(onward, tmp_path / "two", prompts=1)
     with pytest.raises(checkpoint.CheckpointError, match="holds Config"):
         Trainer(dataclasses.replace(onward, width=64), Peers())
-    monkeypatch.setattr("dllm_reference_model.card.NAMES", ["expr", "sort"])
-    monkeypatch.setattr("dllm_reference_model.card.tasks.ALL", (tasks.expr, tasks.sort))
     text = card([tmp_path / "one", tmp_path / "two"], n=2, name="dry", note="Nothing else.")
     for picture in ("curve.svg", "calibration.svg"):
         assert picture in text and (tmp_path / "two" / MODEL / picture).read_text().startswith("<svg")
+    assert "trained from scratch on\ntwo tasks" in text and "| record |" not in text
+    assert text.count("--start FOLDER --processes 1 --clean-prefix 0.25 \\\n") == 1
     assert text.count("--steps 12") == 2 and text.count("--start") == 1 and "\nNothing else.\n" in text
     assert hashlib.sha256((tmp_path / "two" / MODEL / "model.safetensors").read_bytes()).hexdigest() in text
 
@@ -168,6 +170,7 @@ def test_a_bad_option_is_named(
         (main, f"--output {HERE} --start nowhere", "nowhere/config.json does not exist"),
         (evaluate.main, "--model nowhere", "nowhere/config.json does not exist"),
         (evaluate.main, "-n 0", "n must be >= 1, got 0"),
+        (write_card, "nowhere", "nowhere/model/config.json does not exist"),
     ],
 )
 def test_a_wrong_checkpoint_is_a_sentence(
