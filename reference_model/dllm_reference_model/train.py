@@ -183,6 +183,8 @@ def _mix(text: str) -> dict[str, float]:
             found[name] = -1.0
         if name not in names or not 0 <= found[name] < float("inf"):
             raise argparse.ArgumentTypeError(f"expected TASK=SHARE with a task of {sorted(names)}, got {item!r}")
+    if not any(found.values()):
+        raise argparse.ArgumentTypeError(f"expected a share above 0, got {text!r}")
     return found
 
 

@@ -150,6 +150,7 @@ def test_a_run_may_start_from_a_checkpoint_and_the_card_tells(tmp_path: Path) ->
     ("options", "sentence"),
     [
         (["--clean-prefix", "1.5"], "expected a share from 0 to 1, got '1.5'"),
+        (["--mix", "expr=0,sort=0"], "expected a share above 0, got 'expr=0,sort=0'"),
         (["--clean-prefix", "much"], "expected a share from 0 to 1, got 'much'"),
         (["--processes", "5"], "--processes must be <= 4, the parts of a step, got 5"),
         (["--dry-run", "--steps", "7", "--seed", "3"], "has its own recipe: give it without --steps, --seed"),
