@@ -212,10 +212,12 @@ def _opened(path: Path, device: str) -> Iterator[Any]:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A temporary path that becomes `path` in one step if nothing fails."""
+    """A temporary path that becomes `path` in one step if nothing fails. Raises OSError."""
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         yield draft
         os.replace(draft, path)
+    except SafetensorError as error:  # on a full disk, safetensors does not raise OSError
+        raise OSError(f"{path} cannot be written ({error})") from None
     finally:
         draft.unlink(missing_ok=True)

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from dllm_reference_model import checkpoint
@@ -58,12 +59,15 @@ def test_a_tokenizer_is_optional(folder: Path) -> None:
     assert checkpoint.load(folder).tokenizer is None
 
 
-def test_a_failed_save_leaves_the_old_file(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("kind", [OSError, SafetensorError])  # the second from within safetensors
+def test_a_failed_save_leaves_the_old_file(
+    kind: type[Exception], folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     before = (folder / "model.safetensors").read_bytes()
 
     def full(state: object, path: Path, **_: object) -> None:
         path.write_bytes(b"half")
-        raise OSError("no space left on device")
+        raise kind("no space left on device")
 
     monkeypatch.setattr(checkpoint, "save_file", full)
     with pytest.raises(OSError, match="no space left"):
