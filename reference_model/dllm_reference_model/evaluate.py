@@ -30,6 +30,8 @@ def decode(
     model: Transformer, prompts: Sequence[Sequence[int]], gen_length: int, *, block: int = 32, threshold: float = 0.9
 ) -> tuple[Tensor, Tensor]:
     """Generated ids [B, gen_length] and forward passes [B]; a threshold above 1 commits one token per step."""
+    if block < 1:
+        raise ValueError(f"block must be >= 1, got {block}")
     starts = torch.tensor([len(prompt) for prompt in prompts])
     length = int(starts.max()) + gen_length
     tokens = torch.full((len(prompts), length), model.mask_id)

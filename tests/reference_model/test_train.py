@@ -170,6 +170,7 @@ def test_a_bad_option_is_named(
     [
         (main, f"--output {HERE} --start nowhere", "nowhere/config.json does not exist"),
         (evaluate.main, "--model nowhere", "nowhere/config.json does not exist"),
+        (evaluate.main, "-n 1 --block -1", "block must be >= 1, got -1"),
         (evaluate.main, "-n 0", "n must be >= 1, got 0"),
         (write_card, "nowhere", "nowhere/model/config.json does not exist"),
     ],
