@@ -7,8 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence, Sized
 from numbers import Integral
-from operator import index
-from typing import Any, NamedTuple, SupportsIndex, TypeAlias, cast
+from typing import Any, NamedTuple, TypeAlias, cast
 
 import torch
 from torch import Tensor
@@ -16,7 +15,7 @@ from torch.nn.functional import pad
 from torch.nn.utils.rnn import pad_sequence
 
 from dllm_sdk.errors import ConfigError
-from dllm_sdk.model import Model
+from dllm_sdk.model import Model, whole
 
 Prompt: TypeAlias = str | Sequence[int] | Tensor
 Prompts: TypeAlias = Prompt | Sequence[Prompt]
@@ -74,11 +73,11 @@ def up_to_eos(written: Sequence[int], eos_ids: Sequence[int]) -> int:
 
 def _rows(model: Model, prompt: Prompts, *, gen_length: Any, open: Any, samples: int, seed: int) -> list[_Row]:
     prompts = [_ids(model, p, f"prompt {i}") for i, p in enumerate(_as_list(prompt))]
-    lengths = [_whole("gen_length", one) for one in _each(gen_length, len(prompts))]
+    lengths = [whole("gen_length", one) for one in _each(gen_length, len(prompts))]
     opens = _opens(prompts, open, single=_is_single(prompt))
     if len(lengths) != len(prompts):
         raise ConfigError(f"gen_length has {len(lengths)} entries for {len(prompts)} prompts: give one, or one each")
-    samples, seed = _whole("samples", samples), _whole("seed", seed)
+    samples, seed = whole("samples", samples), whole("seed", seed)
     if samples < 1:
         raise ConfigError(f"samples must be >= 1, got {samples}")
     if not 0 <= seed <= 2**63 - samples:
@@ -94,13 +93,6 @@ def _each(gen_length: object, count: int) -> Iterable[object]:
     """One for each prompt. A tensor may be one number, and a text is no list of them."""
     several = isinstance(gen_length, Iterable) and getattr(gen_length, "ndim", 1) > 0
     return cast("Iterable[object]", gen_length) if several and not isinstance(gen_length, str) else [gen_length] * count
-
-
-def _whole(name: str, value: object) -> int:
-    """Python's whole numbers and numpy's."""
-    if isinstance(value, bool) or not isinstance(value, SupportsIndex):
-        raise ConfigError(f"{name} must be a whole number, got {value!r}")
-    return index(value)
 
 
 def _is_single(prompt: Prompts) -> bool:

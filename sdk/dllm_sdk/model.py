@@ -147,6 +147,13 @@ def checked_logits(who: str, found: object, tokens: Tensor, vocab_size: int) -> 
     return found
 
 
+def whole(name: str, value: object) -> int:
+    """Python's whole numbers and numpy's. Raises ConfigError."""
+    if isinstance(value, bool) or not isinstance(value, SupportsIndex):
+        raise ConfigError(f"{name} must be a whole number, got {value!r}")
+    return index(value)
+
+
 def check_ids(mask_id: int, eos_ids: Sequence[int], vocab_size: int, shift: int) -> None:
     """Raise ConfigError unless they are tokens, the mask none of those that end an answer, and `shift` is 0 or 1."""
     if not isinstance(eos_ids, Sequence):
@@ -156,7 +163,7 @@ def check_ids(mask_id: int, eos_ids: Sequence[int], vocab_size: int, shift: int)
             raise ConfigError(f"mask_id and eos_ids must be token ids in 0..{vocab_size - 1}, got {token!r}")
     if mask_id in eos_ids:
         raise ConfigError(f"mask_id must not be one of eos_ids, got {mask_id}")
-    if shift not in (0, 1):
+    if isinstance(shift, bool) or shift not in (0, 1):
         raise ConfigError(f"shift must be 0 or 1, got {shift!r}")
 
 
@@ -188,6 +195,8 @@ def wrap(
     if not callable(function):
         raise ConfigError(f"wrap takes a callable, tokens -> logits, got {function!r}")
     check_eval(function)
+    vocab_size = whole("vocab_size", vocab_size)
+    max_length = None if max_length is None else whole("max_length", max_length)
     check_ids(mask_id, eos_ids, vocab_size, shift)
     ids = index(mask_id), vocab_size, tuple(map(index, eos_ids))  # numpy's numbers could not be told in a trace
     return CallableModel(function, *ids, shift, max_length, torch.device(device), tokenizer)

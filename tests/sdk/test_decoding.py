@@ -428,11 +428,18 @@ def test_ids_of_a_callable_are_checked(mask: Any, eos: Any) -> None:
 
 @pytest.mark.parametrize(
     ("change", "words"),
-    [({"eos_ids": 6}, "eos_ids must be a tuple of token ids, got 6"), ({"shift": 2}, "shift must be 0 or 1, got 2")],
+    [
+        ({"eos_ids": 6}, "eos_ids must be a tuple of token ids, got 6"),
+        ({"shift": 2}, "shift must be 0 or 1, got 2"),
+        ({"shift": True}, "shift must be 0 or 1, got True"),
+        ({"vocab_size": "8"}, "vocab_size must be a whole number, got '8'"),
+        ({"vocab_size": 8.0}, "vocab_size must be a whole number, got 8.0"),
+        ({"max_length": "long"}, "max_length must be a whole number, got 'long'"),
+    ],
 )
 def test_arguments_of_wrap_are_checked(change: dict[str, Any], words: str) -> None:
     with pytest.raises(ConfigError, match=words):
-        wrap(ToyModel().logits, mask_id=7, vocab_size=8, **change)
+        wrap(ToyModel().logits, **{"mask_id": 7, "vocab_size": 8, **change})
 
 
 def test_a_module_in_training_mode_is_not_wrapped() -> None:
