@@ -64,6 +64,7 @@ class Product:
         self.weight = _joined([one.weight for one in maps])  # [E, D]
         self.bias = None if maps[0].bias is None else _joined([one.bias for one in maps])  # [E]
         self.packed = _packable(self.weight)
+        self.parts = [one.weight for one in maps] if self.packed else []  # for copies
         if self.packed:
             self.weight = _pack(self.weight)
         elif self.weight.device.type == "cpu" and self.weight.dtype == torch.float32:
@@ -82,13 +83,13 @@ class Product:
         return found.split_with_sizes(self.widths, dim=-1)
 
     def __getstate__(self) -> dict[str, Any]:
-        """For copies: what is packed has no storage that could be copied."""
-        return {**self.__dict__, "weight": self.weight.to_dense() if self.packed else self.weight}
+        """For copies: what is packed has no storage that could be copied, and is packed anew from the parameters."""
+        return {**self.__dict__, "weight": None if self.packed else self.weight}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         if self.packed:
-            self.weight = _pack(self.weight)
+            self.weight = _pack(_joined(self.parts))
 
 
 @torch.inference_mode(False)  # so that parameters which become views of it can be trained again
