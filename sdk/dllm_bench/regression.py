@@ -15,6 +15,7 @@ from typing import Any, TypeAlias
 
 from dllm_bench.metrics import difference, summarise
 from dllm_bench.reading import read_results
+from dllm_bench.render import counted
 from dllm_bench.results import Comparison, Difference, Entrant, Outcome, Result, Row
 from dllm_sdk.errors import ConfigError
 from dllm_sdk.registry import available
@@ -109,7 +110,7 @@ def diff(
             if before.environment.get(name) != after.environment.get(name)
         },
         notes=notes,
-        title=f"{after.environment.get('model')} on {len(shared)} prompts of {', '.join(after.tasks)}",
+        title=f"{after.environment.get('model')} on {counted(len(shared), 'prompt')} of {', '.join(after.tasks)}",
     )
 
 

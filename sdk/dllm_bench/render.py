@@ -20,9 +20,9 @@ _NARROWEST_NAME = 16  # a longer spec is broken over lines
 Style = Callable[[str], str]
 
 
-def counted(number: int, what: str) -> str:
+def counted(number: int, what: str, plural: str = "") -> str:
     """1 prompt, 2 prompts."""
-    return f"{number} {what}{'s' * (number != 1)}"
+    return f"{number} {what if number == 1 else plural or what + 's'}"
 
 
 def percent(share: float | None) -> str:

@@ -146,7 +146,8 @@ def _question(task: Any, number: int, seed: int, gen_length: int | None) -> Ques
     """The first prompts of a task, up to the one that is asked for."""
     (asked,) = collect([task], limit=number + 1, seed=seed, gen_length=gen_length)
     if len(asked.prompts) <= number:
-        raise ConfigError(f"task {asked.name} has {len(asked.prompts)} prompts, counted from 0: there is no {number}")
+        known = counted(len(asked.prompts), "prompt")
+        raise ConfigError(f"task {asked.name} has {known}, numbered from 0: there is no {number}")
     return asked
 
 

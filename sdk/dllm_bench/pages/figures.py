@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from dllm_bench import render
 from dllm_bench.pages import charts
 from dllm_bench.pages.markup import Markup, tag
 from dllm_bench.results import Comparison, Outcome, Recording
@@ -159,7 +160,7 @@ def _recorded(comparison: Comparison, mine: Sequence[Recording], *, is_open: boo
     series = [[row.scheduler for row in comparison.rows].index(one.scheduler) for one in mine]
     xs = charts.whole(0, length - 1)
     order = [
-        Strip(charts.named(i, one.scheduler), _order(one, length), f"{one.passes} passes", i)
+        Strip(charts.named(i, one.scheduler), _order(one, length), _passes(one), i)
         for i, one in zip(series, mine, strict=True)
     ]
     parts = [
@@ -196,8 +197,13 @@ def _order(one: Recording, length: int) -> Markup:
     neighbours = [(a, b) for a, b in pairwise(order) if a and b]
     rising = sum(a <= b for a, b in neighbours) / max(1, len(neighbours))
     blocks = len({number for number in block if number})
-    label = f"{one.passes} passes, {blocks} blocks; {100 * rising:.0f} % of neighbours from left to right or together"
+    share = f"{100 * rising:.0f} % of neighbours from left to right or together"
+    label = f"{_passes(one)}, {render.counted(blocks, 'block')}; {share}"
     return charts.cells([_shade(step, one.passes) for step in order], borders=starts, label=label)
+
+
+def _passes(one: Recording) -> str:
+    return render.counted(one.passes, "pass", "passes")
 
 
 def _shade(step: int, passes: int) -> int:
