@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import MISSING, asdict, fields
 from pathlib import Path
+from secrets import token_hex
 from typing import Any
 
 import torch
@@ -213,7 +214,7 @@ def _opened(path: Path, device: str) -> Iterator[Any]:
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """A temporary path that becomes `path` in one step if nothing fails. Raises OSError."""
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    draft = path.with_name(f".{path.name}.{token_hex(4)}")  # another name for every writer
     try:
         yield draft
         os.replace(draft, path)

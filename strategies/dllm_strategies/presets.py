@@ -181,7 +181,8 @@ def adablock_dream(
 ) -> Preset:
     """AdaBlock's Dream decoding (lgxi24/AdaBlock-dLLM), in float32 where its code has the model's dtype."""
     scheduler = AdaBlock(delimiter_ids, block_length, threshold, delimiter_threshold)
-    return _preset(scheduler if cache == "none" else FirstAlone(scheduler), _cache(cache))
+    none = _known("adablock_dream: cache", cache, ("none", "dual")) == "none"
+    return _preset(scheduler if none else FirstAlone(scheduler), _cache(cache))
 
 
 def diffusers_llada2(

@@ -75,6 +75,20 @@ def test_a_failed_save_leaves_the_old_file(
     assert (folder / "model.safetensors").read_bytes() == before and len(list(folder.iterdir())) == 3
 
 
+def test_two_who_save_into_one_folder_do_not_meet(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, write, others = checkpoint.load(folder), save_file, [1]
+
+    def in_between(state: dict[str, torch.Tensor], path: Path, **how: Any) -> None:
+        write(state, path, **how)
+        if others:
+            others.pop()
+            checkpoint.save(model, folder)
+
+    monkeypatch.setattr(checkpoint, "save_file", in_between)
+    checkpoint.save(model, folder)
+    assert checkpoint.load(folder).config == CONFIG and len(list(folder.iterdir())) == 3
+
+
 def test_what_could_not_be_loaded_is_not_saved(folder: Path) -> None:
     before = (folder / "model.safetensors").read_bytes()
     other = checkpoint.load(folder)

@@ -11,7 +11,16 @@ from dllm_reference_model.model import Config, Transformer
 from dllm_sdk import BlockCache, ConfigError, DualCache, generate
 from dllm_sdk.testing import ToyModel
 from dllm_strategies import SDAR, CreditDecoding, DInferHierarchical, DInferThreshold, DreamOrigin, RandomOrder
-from dllm_strategies.presets import diffusers_llada2, dinfer, dream, fast_dllm, fast_dllm_dream, llada, sdar
+from dllm_strategies.presets import (
+    adablock_dream,
+    diffusers_llada2,
+    dinfer,
+    dream,
+    fast_dllm,
+    fast_dllm_dream,
+    llada,
+    sdar,
+)
 
 
 def test_random_remasking_shares_the_steps_among_the_blocks() -> None:
@@ -65,6 +74,7 @@ def test_sdar_samples_on_a_block_causal_model(strategy) -> None:
             "steps must be at least two for each block of 32 in 256, got 8",
         ),
         (lambda: dream(alg="best"), "dream: alg must be one of origin, .*, entropy, confidence_threshold, got 'best'"),
+        (lambda: adablock_dream(cache="prefix"), "adablock_dream: cache must be one of none, dual, got 'prefix'"),
         (lambda: diffusers_llada2(minimal_topk=0), "minimal_topk must be a whole number from 1 to 2048, got 0"),
         (lambda: diffusers_llada2(max_post_steps=31), "max_post_steps must be a whole number from 0 to 30, got 31"),
         (lambda: dinfer(decoder="best"), "dinfer: decoder must be one of threshold, hierarchy, credit, got 'best'"),
