@@ -24,13 +24,13 @@ _INSTALLED = {"site-packages", "dist-packages"}
 
 def code_of(scheduler: Scheduler[Any]) -> list[str]:
     """A digest for a scheduler and one for each of its parts; empty for a class that was typed in."""
-    code = source_of(scheduler)
+    code = source_of(type(scheduler).__module__)
     return [digest(code) if code else "", *(one for part in parts_of(scheduler) for one in code_of(part))]
 
 
-def source_of(thing: object) -> bytes:
-    """The file of its class and those that this imports, one after another."""
-    return b"".join(file.read_bytes() for file in _files(type(thing).__module__))
+def source_of(module: str) -> bytes:
+    """The file of a module and those that it imports, one after another."""
+    return b"".join(file.read_bytes() for file in _files(module))
 
 
 def digest(data: bytes) -> str:

@@ -210,5 +210,11 @@ def _plain(outcome: Outcome, tokens: list[int]) -> dict[str, Any]:
 
 def _asked(one: Questions, task: str) -> str:
     """A digest of a task's prompts and lengths, and of what says which answers are right: its file, or its code."""
-    rule = Path(task).read_bytes() if is_file(task) else source_of(load_task(task))
+    rule = Path(task).read_bytes() if is_file(task) else source_of(_module(task))
     return digest(json.dumps([one.gen_length, *one.prompts]).encode() + rule)
+
+
+def _module(task: str) -> str:
+    """The one that a task's name leads to: where the object was made, whatever its class."""
+    place = task if ":" in task else available("task")[task].value
+    return str(load_task(f"{place.rpartition(':')[0]}:__name__"))
