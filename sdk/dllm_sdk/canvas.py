@@ -122,8 +122,8 @@ def _ids(model: Model, prompt: Prompt, name: str) -> Tensor:
         ids = torch.zeros(0, 0)  # no flat list
     if ids.numel() == 0:
         ids = ids.long()
-    whole = not (ids.dtype.is_floating_point or ids.dtype.is_complex or ids.dtype == torch.bool)
-    if ids.dim() != 1 or not whole:
+    fractions = ids.dtype.is_floating_point or ids.dtype.is_complex
+    if ids.dim() != 1 or fractions or ids.dtype == torch.bool:
         raise ConfigError(f"{name} must be a text or a flat list of token ids, got {str(prompt)[:60]!r}")
     ids = ids.long().cpu()
     if ids.numel() and not 0 <= int(ids.min()) <= int(ids.max()) < model.vocab_size:

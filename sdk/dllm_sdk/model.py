@@ -163,7 +163,7 @@ def check_ids(mask_id: int, eos_ids: Sequence[int], vocab_size: int, shift: int)
             raise ConfigError(f"mask_id and eos_ids must be token ids in 0..{vocab_size - 1}, got {token!r}")
     if mask_id in eos_ids:
         raise ConfigError(f"mask_id must not be one of eos_ids, got {mask_id}")
-    if isinstance(shift, bool) or shift not in (0, 1):
+    if whole("shift", shift) not in (0, 1):
         raise ConfigError(f"shift must be 0 or 1, got {shift!r}")
 
 

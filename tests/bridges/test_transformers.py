@@ -278,6 +278,7 @@ def test_no_folder_is_a_sentence() -> None:
         ({"mask_id": 104}, r"token ids in 0\.\.103, got 104"),
         ({"mask_id": 1, "eos_ids": [1]}, "mask_id must not be one of eos_ids, got 1"),
         ({"mask_id": 1, "shift": 2}, "shift must be 0 or 1, got 2"),
+        ({"mask_id": 1, "max_length": 8.5}, "max_length must be a whole number, got 8.5"),
     ],
 )
 def test_what_wrap_hf_refuses(options: dict[str, Any], words: str) -> None:

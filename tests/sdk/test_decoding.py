@@ -431,7 +431,8 @@ def test_ids_of_a_callable_are_checked(mask: Any, eos: Any) -> None:
     [
         ({"eos_ids": 6}, "eos_ids must be a tuple of token ids, got 6"),
         ({"shift": 2}, "shift must be 0 or 1, got 2"),
-        ({"shift": True}, "shift must be 0 or 1, got True"),
+        ({"shift": True}, "shift must be a whole number, got True"),
+        ({"shift": 1.0}, "shift must be a whole number, got 1.0"),
         ({"vocab_size": "8"}, "vocab_size must be a whole number, got '8'"),
         ({"vocab_size": 8.0}, "vocab_size must be a whole number, got 8.0"),
         ({"max_length": "long"}, "max_length must be a whole number, got 'long'"),

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from dllm_sdk.decoding import Step
 from dllm_sdk.errors import ConfigError
 from dllm_sdk.generation import generate
-from dllm_sdk.model import check_eval, check_ids, checked_logits
+from dllm_sdk.model import check_eval, check_ids, checked_logits, whole
 from dllm_sdk.sampling import Sampler
 from dllm_sdk.scheduler import Scheduler
 
@@ -122,7 +122,7 @@ def wrap_hf(
     )
     check_ids(masks[0], ends, vocab_size, shift)
     mask, ends = index(masks[0]), tuple(map(index, ends))  # numpy's numbers could not be told in a trace
-    longest = max_length if max_length is not None else _longest(model, tokenizer)
+    longest = _longest(model, tokenizer) if max_length is None else whole("max_length", max_length)
     codec = None if tokenizer is None else HFTokenizer(tokenizer)
     return HFModel(model, mask, vocab_size, ends, shift, longest, codec)
 
