@@ -170,7 +170,7 @@ def command(file: str, speed: Speed) -> str:
     given = [("--model", about["model"]), ("--threads", about["threads"])]
     for option, setting in (("--backend", "backends"), ("--cache", "caches"), ("--batch-size", "batch_sizes")):
         given += [(option, one) for one in about[setting]]
-    given += [("--rounds", about["rounds"]), ("--budget", f"{about['budget_s']:g}")]
+    given += [("--rounds", about["rounds"]), ("--budget", f"{about['budget_s'] or float('inf'):g}")]
     text = " ".join(f"{name} {value}" for name, value in given)
     return f"dllm-bench speed {text} --format json > docs/benchmarks/{file}"
 

@@ -384,6 +384,8 @@ def test_the_page_is_what_its_files_say() -> None:
     }
     assert len(runs) == 2
     assert generator["page"](runs) == (GPU / "speed.md").read_text(encoding="utf-8")
+    endless = SimpleNamespace(environment={**next(iter(runs.values())).environment, "budget_s": None})
+    assert " --budget inf " in generator["command"]("endless.json", endless)
 
 
 def test_an_uninstalled_checkout_finds_its_plugins(tmp_path: Path) -> None:
