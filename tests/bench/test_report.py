@@ -95,6 +95,7 @@ def test_the_front_is_what_nothing_beats() -> None:
     assert [figures.on_front(point, points) for point in points] == [True, False, True, True, True, False]
     text = Elements(comparison().to_html()).text
     assert "no other is as good in both quality and passes, and better in one" in text  # as many passes, too
+    assert "on the front: no other is as good in both, and better in one." in text
 
 
 @given(st.integers(-(10**6), 10**6), st.integers(0, 10**6), st.sampled_from([1, 0.001, 1000.0]))

@@ -42,7 +42,7 @@ def _front(found: Calibration) -> Markup:
     far = f"{100 * reference.calibration.accuracy:.1f} % with {reference.calibration.nfe:.1f} passes"
     return section(
         f"{found.quality} against forward passes".capitalize(),
-        tag("p", "Up and to the left is better. Filled signs are on the front: nothing is better in both."),
+        tag("p", charts.HOW_TO_READ),
         tag(
             "figure",
             tag("p", f"{found.quality}, %", class_="title muted"),

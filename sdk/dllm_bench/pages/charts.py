@@ -15,6 +15,9 @@ from typing import NamedTuple
 from dllm_bench.pages.markup import Markup, join, tag
 
 COLOURS = 8
+HOW_TO_READ = (  # a `scatter`
+    "Up and to the left is better. Filled signs are on the front: no other is as good in both, and better in one."
+)
 _SHAPES = (
     "M0-5A5 5 0 1 1 0 5A5 5 0 1 1 0-5Z",  # circle
     "M-4.4-4.4h8.8v8.8h-8.8Z",  # square
@@ -89,7 +92,7 @@ class Point(NamedTuple):
     y: float
     low: float | None  # interval of y
     high: float | None
-    front: bool  # no other one is better in both
+    front: bool  # no other one is as good in both, and better in one
 
 
 def scatter(points: Sequence[Point], *, label: str) -> Markup:

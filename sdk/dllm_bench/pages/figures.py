@@ -57,7 +57,7 @@ def accuracy(comparison: Comparison) -> Markup:
     message = ", ".join(f"{point.name} {point.y:.1f} % with {point.x:.1f} passes" for point in front)
     return section(
         f"{what} against forward passes".capitalize(),
-        tag("p", "Up and to the left is better. Filled signs are on the front: nothing is better in both."),
+        tag("p", charts.HOW_TO_READ),
         tag(
             "figure",
             tag("p", f"{what}, %" + (" (95 % interval)" if scored else ""), class_="title muted"),
