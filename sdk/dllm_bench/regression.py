@@ -213,10 +213,10 @@ def _change(a: tuple[Row, list[Outcome]], b: tuple[Row, list[Outcome]], bounds: 
     worse = []
     loss, allowed = -100 * (found.accuracy or 0.0), bounds["max_accuracy_loss"]
     if loss > allowed + _EXACT:
-        worse.append(f"{name}: accuracy fell by {_beyond(loss, allowed)} points, {allowed:g} allowed")
+        worse.append(f"{name}: accuracy fell by {_beyond(loss, allowed)} points, {allowed:.12g} allowed")
     rise, allowed = 100 * found.nfe / a[0].nfe, bounds["max_nfe_increase"]
     if rise > allowed + _EXACT:
-        worse.append(f"{name}: forward passes rose by {_beyond(rise, allowed)} %, {allowed:g} % allowed")
+        worse.append(f"{name}: forward passes rose by {_beyond(rise, allowed)} %, {allowed:.12g} % allowed")
     return Change(a[0], b[0], found, worse)
 
 
@@ -229,5 +229,5 @@ def _unknown(change: Change) -> str:
 
 
 def _beyond(value: float, allowed: float) -> str:
-    """A number above what is allowed: with one digit, or with as many as show that it is."""
-    return f"{value:.1f}" if round(value, 1) > allowed else f"{value:g}"
+    """A number above what is allowed, with as few digits behind the point as show that it is."""
+    return next(f"{value:.{digits}f}" for digits in range(1, 11) if round(value, digits) > allowed)

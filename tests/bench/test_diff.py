@@ -95,8 +95,11 @@ def test_what_went_beyond_its_bound_is_shown_to_be_beyond_it() -> None:
         return sum_up([Entrant("s", "S", {}, "none", "s")], outcomes, {}, (), texts)
 
     assert diff(made(3600, 0), made(3559, 1), max_accuracy_loss=1).worse == [
-        "s: accuracy fell by 1.025 points, 1 allowed",
-        "s: forward passes rose by 0.0025 %, 0 % allowed",
+        "s: accuracy fell by 1.03 points, 1 allowed",
+        "s: forward passes rose by 0.002 %, 0 % allowed",
+    ]
+    assert diff(made(4000, 0), made(2667, 0), max_accuracy_loss=33.3249999).worse == [
+        "s: accuracy fell by 33.325 points, 33.3249999 allowed"
     ]
 
 
