@@ -9,8 +9,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
-
 from dllm_reference_model import charts, checkpoint, tasks
 from dllm_reference_model.calibration import Bin, expected_error, merged, reliability
 from dllm_reference_model.data import Mix
@@ -126,11 +124,8 @@ def card(runs: list[Path], *, n: int, name: str, note: str = "") -> str:
 
 
 def _state(run: Path) -> dict[str, Any]:
-    try:
-        with safe_open(run / STATE, framework="pt") as file:
-            return {name: json.loads(text) for name, text in file.metadata().items()}
-    except SafetensorError as error:
-        raise checkpoint.CheckpointError(f"{run / STATE} is torn or not a safetensors file ({error})") from None
+    with checkpoint.opened(run / STATE) as file:
+        return {name: json.loads(text) for name, text in file.metadata().items()}
 
 
 def _run(state: dict[str, Any]) -> str:

@@ -116,7 +116,7 @@ def _typed(path: Path, name: str, value: Any, kind: Any) -> Any:
         return value
     if kind is int and isinstance(value, int) and not isinstance(value, bool) and abs(value) <= LARGEST:
         return value
-    if kind is float and isinstance(value, int | float) and not isinstance(value, bool) and not abs(value) > MOST:
+    if kind is float and isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= MOST:
         return float(value)
     if kind == tuple[int, ...] and isinstance(value, list) and all(type(item) is int for item in value):
         return tuple(value)
@@ -148,7 +148,7 @@ def read_json(path: Path, wanted: str) -> Any:
 
 def read_header(path: Path) -> dict[str, tuple[tuple[int, ...], str]]:
     """Shape and stored type of every tensor of a safetensors file; nothing is allocated."""
-    with _opened(path, "cpu") as file:
+    with opened(path) as file:
         found = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 - not a dict
         return {name: (tuple(piece.get_shape()), piece.get_dtype()) for name, piece in found.items()}
 
@@ -161,7 +161,7 @@ def read_tensors(
     On the CPU and as stored they are views of the file, which must not be written to while they are in use.
     """
     place = "cpu" if device.type == "cpu" else str(device)  # safetensors does not know cpu:0
-    with _opened(path, place) as file:
+    with opened(path, place) as file:
         return {name: file.get_tensor(name).to(dtype) for name in names}
 
 
@@ -202,7 +202,8 @@ def existing(path: Path) -> Path:
 
 
 @contextmanager
-def _opened(path: Path, device: str) -> Iterator[Any]:
+def opened(path: Path, device: str = "cpu") -> Iterator[Any]:
+    """A safetensors file to read from. Raises CheckpointError if it is none, OSError if there is none."""
     try:
         with safe_open(path, framework="pt", device=device) as file:
             yield file

@@ -9,7 +9,6 @@ from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
@@ -152,12 +151,9 @@ class Trainer:
 
 def read_state(path: Path, recipe: Recipe) -> tuple[dict[str, str], dict[str, Tensor]]:
     """Metadata and tensors of a state file; CheckpointError if it is torn or belongs to another recipe."""
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            found = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
-    except SafetensorError as error:
-        raise checkpoint.CheckpointError(f"{path} is torn or not a safetensors file ({error})") from None
+    with checkpoint.opened(path) as file:
+        metadata = file.metadata() or {}
+        found = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
     if metadata.get("recipe") != _json(recipe):
         raise checkpoint.CheckpointError(
             f"{path} belongs to another recipe: {metadata.get('recipe')}, expected {_json(recipe)}"

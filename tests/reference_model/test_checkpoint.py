@@ -142,7 +142,7 @@ SPOILED = {
     "true for a number": (config(layers=True), "layers is True, expected a whole number"),
     "number for a flag": (config(tied=1), "tied is 1, expected true or false"),
     "text for a float": (config(rope_base="big"), "rope_base is 'big', expected a number"),
-    "nan": (config(rope_base=float("nan")), "rope_base must be > 0, got nan"),
+    "nan": (config(rope_base=float("nan")), "rope_base is nan, expected a number up to 1e"),
     "number for a list": (config(eos_ids=1), "eos_ids is 1, expected a list of whole numbers"),
     "bad value": (config(heads=0), "config.json: heads must be >= 1, got 0"),
     "mask outside": (config(mask_id=9999), "token ids must be in 0..419, got 9999"),
