@@ -70,6 +70,8 @@ class Product:
         elif self.weight.device.type == "cpu" and self.weight.dtype == torch.float32:
             self.weight = self.weight.t().contiguous().t()
         else:
+            if all(one.weight.is_shared() for one in maps):  # type: ignore[no-untyped-call]
+                self.weight.share_memory_()  # type: ignore[no-untyped-call]  # and so its parts, in their place
             for one, part in zip(maps, self.weight.split_with_sizes(self.widths), strict=True):
                 one.weight.data = part  # the same parameter, which an optimizer may hold
 
@@ -95,12 +97,7 @@ class Product:
 @torch.inference_mode(False)  # so that parameters which become views of it can be trained again
 @torch.no_grad()
 def _joined(parts: Sequence[Tensor]) -> Tensor:
-    if len(parts) == 1:
-        return parts[0].detach()
-    joined = torch.cat(list(parts))
-    if all(part.is_shared() for part in parts):  # type: ignore[no-untyped-call]
-        joined.share_memory_()  # type: ignore[no-untyped-call]  # views of it may take the parts' place
-    return joined
+    return torch.cat(list(parts)).detach() if len(parts) > 1 else parts[0].detach()
 
 
 def _packable(weight: Tensor) -> bool:
