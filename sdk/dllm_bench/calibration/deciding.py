@@ -1,6 +1,7 @@
 """Decode every setting on the calibration prompts, choose, and decode what matters on the validation prompts.
 
-Every setting is decoded once. Knows settings as named schedulers, and prompts as batches.
+Every setting is decoded once, or anew if only a validation prompt turns out to have no answer. Knows settings as named
+schedulers, and prompts as batches.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ class Measured(NamedTuple):
     """Settings on the same prompts, which are in random order."""
 
     outcomes: dict[str, list[Outcome]]
+    scored: bool  # whether every answer is known, and quality is accuracy
     quality: Floats  # [S, n]  1 or 0 for right or wrong, or agreement with the reference
     cost: Floats  # [S, n]  forward passes
 
@@ -54,9 +56,13 @@ def decide(
     halves: Sequence[Sequence[Batch]],
     target: Target,
     report: Report | None,
+    *,
+    scored: bool = True,
 ) -> Decided:
-    """`rows` holds the reference, then the given setting, then the others; `halves` calibration and validation."""
-    scored = all(known(batch) for half in halves for batch in half)
+    """`rows` holds the reference, then the given setting, then the others; `halves` calibration and validation.
+
+    `scored`: by accuracy, if all answers are known.
+    """
     first = measure(run, rows, halves[0], scored, report)
     loss, cost = first.quality[:1] - first.quality[1:], first.cost[1:]
     names = list(rows)[1:]
@@ -64,7 +70,9 @@ def decide(
     chosen = None if index is None else names[index]
     best = {names[i] for i in front(loss.mean(1), cost.mean(1))}
     kept = {name: one for name, one in rows.items() if name in {REFERENCE, names[0], chosen} | best}
-    second = measure(run, kept, halves[1], scored, report)
+    second = measure(run, kept, halves[1], first.scored, report)
+    if first.scored and not second.scored:  # one quality for both halves
+        return decide(run, rows, halves, target, report, scored=False)
     roles = {REFERENCE: "reference", names[0]: "given"}
     if chosen is not None:
         roles[chosen] = "given, chosen" if chosen == names[0] else "chosen"
@@ -82,12 +90,7 @@ def decide(
     against = [name for name in (REFERENCE, names[0]) if chosen not in (None, name)]
     differences = [difference(second.outcomes[name], second.outcomes[str(chosen)]) for name in against]
     ordered = [found[0], *sorted(found[1:], key=lambda one: -one.calibration.nfe)]
-    return Decided(ordered, chosen, differences, "accuracy" if scored else "agreement")
-
-
-def known(batch: Batch) -> bool:
-    """Whether every prompt has a known answer: one that has none gives no verdict of any text."""
-    return all(batch.questions.score(number, "").strict is not None for number in batch.prompts)
+    return Decided(ordered, chosen, differences, "accuracy" if first.scored else "agreement")
 
 
 def measure(
@@ -102,6 +105,7 @@ def measure(
     # Batches are sorted by length; a test needs prompts in random order.
     order = np.random.default_rng(run.seed).permutation(len(mine[first]))
     outcomes = {name: [found[i] for i in order] for name, found in mine.items()}
+    scored = scored and all(one.strict is not None for one in outcomes[first])
     quality = [[float(one.strict or 0) if scored else one.agreement for one in found] for found in outcomes.values()]
     cost = [[float(one.nfe) for one in found] for found in outcomes.values()]
-    return Measured(outcomes, np.array(quality), np.array(cost))
+    return Measured(outcomes, scored, np.array(quality), np.array(cost))
