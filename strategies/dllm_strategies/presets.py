@@ -202,6 +202,7 @@ def diffusers_llada2(
     check_value("gen_length", gen_length, 1, whole=True)
     check_value("minimal_topk", minimal_topk, 1, gen_length, whole=True)
     check_value("max_post_steps", max_post_steps, 0, 30, whole=True)
+    check_value("num_inference_steps", num_inference_steps, 1, whole=True)
     steps = min(num_inference_steps, gen_length // minimal_topk)
     edit = max(editing_threshold or 0.0, 0.0)
     scheduler = BlockRefinement(block_length, steps, threshold, edit, max_post_steps + 1)

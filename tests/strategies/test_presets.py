@@ -76,6 +76,7 @@ def test_sdar_samples_on_a_block_causal_model(strategy) -> None:
         (lambda: dream(alg="best"), "dream: alg must be one of origin, .*, entropy, confidence_threshold, got 'best'"),
         (lambda: adablock_dream(cache="prefix"), "adablock_dream: cache must be one of none, dual, got 'prefix'"),
         (lambda: diffusers_llada2(minimal_topk=0), "minimal_topk must be a whole number from 1 to 2048, got 0"),
+        (lambda: diffusers_llada2(num_inference_steps="8"), "num_inference_steps must be a whole number >= 1, got '8'"),
         (lambda: diffusers_llada2(max_post_steps=31), "max_post_steps must be a whole number from 0 to 30, got 31"),
         (lambda: dinfer(decoder="best"), "dinfer: decoder must be one of threshold, hierarchy, credit, got 'best'"),
     ],
