@@ -26,6 +26,7 @@ FORMAT = "dllm-reference-model/1"
 CONFIG, WEIGHTS, TOKENIZER = "config.json", "model.safetensors", "tokenizer.json"
 LARGEST = 2**28  # of one size in a config: far beyond any model, far below what overflows
 MOST = 1e12  # of any other number
+Header = dict[str, tuple[tuple[int, ...], str]]  # tensor -> shape and stored type
 FLOATS = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
 
@@ -67,9 +68,7 @@ def load(folder: str | Path, *, device: str | torch.device = "cpu", dtype: torch
     with torch.device("meta"):  # no memory, no initial values
         model = Transformer(config, tokenizer)
     expected = expected_shapes(model)
-    check_names(weights, header, expected)
-    for name, shape in expected.items():
-        check_tensor(weights, name, header[name], shape)
+    _check_header(weights, header, expected)
     model.load_state_dict(read_tensors(weights, expected, torch.device(device), dtype), assign=True)
     return model.freeze()
 
@@ -78,11 +77,15 @@ def _check_state(state: Mapping[str, Tensor], config: Config) -> None:
     """What `load` would ask of a file with these tensors."""
     with torch.device("meta"):
         expected = expected_shapes(Transformer(config))
-    check_names("the model", state, expected)
     stored = {dtype: name for name, dtype in FLOATS.items()}
-    for name, tensor in state.items():
-        found = tuple(tensor.shape), stored.get(tensor.dtype, str(tensor.dtype))
-        check_tensor("the model", name, found, expected[name])
+    header = {name: (tuple(one.shape), stored.get(one.dtype, str(one.dtype))) for name, one in state.items()}
+    _check_header("the model", header, expected)
+
+
+def _check_header(where: Path | str, header: Header, expected: Mapping[str, tuple[int, ...]]) -> None:
+    check_names(where, header, expected)
+    for name, shape in expected.items():
+        check_tensor(where, name, header[name], shape)
 
 
 def expected_shapes(model: Transformer) -> dict[str, tuple[int, ...]]:
@@ -146,7 +149,7 @@ def read_json(path: Path, wanted: str) -> Any:
         raise CheckpointError(f"{path} is not JSON ({error}), expected {wanted}") from None
 
 
-def read_header(path: Path) -> dict[str, tuple[tuple[int, ...], str]]:
+def read_header(path: Path) -> Header:
     """Shape and stored type of every tensor of a safetensors file; nothing is allocated."""
     with opened(path) as file:
         found = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 - not a dict
@@ -171,22 +174,22 @@ def check_depth(path: Path, config: Config, tensors: int) -> None:
         raise CheckpointError(f"{path} has too few tensors for the {config.layers} layers of {CONFIG}")
 
 
-def check_names(path: Path | str, found: Iterable[str], expected: Mapping[str, tuple[int, ...]]) -> None:
+def check_names(where: Path | str, found: Iterable[str], expected: Mapping[str, tuple[int, ...]]) -> None:
     """Every expected tensor is there and no other."""
     names = set(found)
     for name, shape in expected.items():
         if name not in names:
-            raise CheckpointError(f"{path} has no tensor {name}, expected one of shape {list(shape)}")
+            raise CheckpointError(f"{where} has no tensor {name}, expected one of shape {list(shape)}")
     for name in sorted(names - expected.keys()):
-        raise CheckpointError(f"{path} has the tensor {printable(name)}, which this config does not have")
+        raise CheckpointError(f"{where} has the tensor {printable(name)}, which this config does not have")
 
 
-def check_tensor(path: Path | str, name: str, found: tuple[tuple[int, ...], str], shape: tuple[int, ...]) -> None:
+def check_tensor(where: Path | str, name: str, found: tuple[tuple[int, ...], str], shape: tuple[int, ...]) -> None:
     """One tensor of a header has the shape that the config gives it, and a floating point type."""
     if found[0] != shape:
-        raise CheckpointError(f"{path}: tensor {name} has shape {list(found[0])}, expected {list(shape)}")
+        raise CheckpointError(f"{where}: tensor {name} has shape {list(found[0])}, expected {list(shape)}")
     if found[1] not in FLOATS:
-        raise CheckpointError(f"{path}: tensor {name} is {found[1]}, expected one of {', '.join(FLOATS)}")
+        raise CheckpointError(f"{where}: tensor {name} is {found[1]}, expected one of {', '.join(FLOATS)}")
 
 
 def printable(name: str) -> str:

@@ -17,6 +17,7 @@ from dllm_reference_model.checkpoint import (
     TOKENIZER,
     WEIGHTS,
     CheckpointError,
+    Header,
     check_depth,
     check_names,
     check_tensor,
@@ -33,7 +34,7 @@ INDEX = "model.safetensors.index.json"
 GENERATION, WORDS = "generation_config.json", "tokenizer_config.json"
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
-Headers = dict[Path, dict[str, tuple[tuple[int, ...], str]]]  # of each file: tensor -> shape and stored type
+Headers = dict[Path, Header]  # of each file
 
 
 class PublicTransformer(Transformer):
