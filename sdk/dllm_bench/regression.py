@@ -95,7 +95,7 @@ def diff(
         notes.append("Weights of another dtype have another digest: here the model goes by its name.")
     if any(row.n != len(shared) for row in (*before.rows, *after.rows)):
         sizes = f"A has {before.rows[0].n}, B {after.rows[0].n}"
-        notes.append(f"Only the {len(shared)} prompts of both files count: {sizes}.")
+        notes.append(f"Compared on {counted(len(shared), 'prompt')} that both files have: {sizes}.")
     if new:
         notes.append(f"Only in B: {', '.join(new)}.")
     if other := [y.scheduler for x, y in pairs if not _same(x, y)]:

@@ -119,7 +119,7 @@ def test_only_the_prompts_of_both_count(folders: Path) -> None:
     found = diff(folders / "a", folders / "short")
     assert [change.difference.n for change in found.changes] == [4, 4]
     assert found.changes[0].a.accuracy == found.changes[0].b.accuracy == 1.0
-    assert found.notes == ["Only the 4 prompts of both files count: A has 9, B 4."] and not found.worse
+    assert found.notes == ["Compared on 4 prompts that both files have: A has 9, B 4."] and not found.worse
     for name in ("tokens_per_second", "padding_efficiency"):  # of whole batches: no prompt can be taken out of one
         assert getattr(found.changes[0].a, name) == getattr(read_results(folders / "a").rows[0], name)
 
