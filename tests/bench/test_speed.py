@@ -8,6 +8,7 @@ import json
 import runpy
 import subprocess
 import sys
+import time
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
@@ -32,6 +33,7 @@ from dllm_reference_model.model import Config, Transformer
 from dllm_reference_model.products import laid_out
 from dllm_reference_model.shapes import SHAPES, random_weights
 from dllm_sdk import ConfigError, Model, ModelError, execution, generate, load_cache, load_model, load_scheduler
+from dllm_sdk.canvas import Canvas, build_canvas
 from dllm_sdk.compiling import Compiler
 from tests.bench.toys import HERE
 
@@ -170,6 +172,19 @@ def test_steps_are_told_apart_by_what_they_compute(found: Speed) -> None:
         assert one.forward_ms is not None and one.decision_ms is not None
         assert one.host_reads is not None and 1 <= one.host_reads < 3
         assert 0 < one.ceiling_share < 1
+
+
+def test_setting_up_is_no_part_of_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    def slowly(*given: Any, **named: Any) -> Canvas:
+        time.sleep(0.3)
+        return build_canvas(*given, **named)
+
+    monkeypatch.setattr("dllm_bench.timing.work.build_canvas", slowly)
+    sizes = {"prompt_length": 4, "gen_length": 16, "block": 8, "steps": 2, "rounds": 1}
+    found = speed(small(), caches=("dual",), batch_sizes=(1,), **sizes, budget=1e6)  # type: ignore[arg-type]
+    assert {one.kind for one in found.steps} == {"block", "refresh"}
+    for one in found.steps:
+        assert one.decision_ms is not None and max(one.ms.high, one.decision_ms.high) < 120
 
 
 def test_races_are_fair_and_rates_add_up(found: Speed) -> None:

@@ -36,7 +36,10 @@ class Race:
 
 @dataclass(frozen=True)
 class StepCost:
-    """A step of a generation with a forced number of forward passes, by what the step computes."""
+    """A step of a generation with a forced number of forward passes, by what the step computes.
+
+    The first step of a generation is left out: its time is that of setting everything up, too.
+    """
 
     kind: str  # full: everything, without a cache; refresh: everything, into the cache; prefix; block
     backend: str

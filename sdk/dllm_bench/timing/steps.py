@@ -80,7 +80,7 @@ def step_costs(job: Job, found: dict[Backend, Rounds], ceilings: Ceilings) -> li
         kernels, reads = counts_per_step(job, backend) if on_gpu or backend == "eager" else (None, None)
         for kind, refreshed in _KINDS[job.cache].items():
             laps = [of_kind(one[0].laps, refreshed) for one in runs]
-            if not laps[0]:  # all is one block, which has no step of this kind
+            if not laps[0]:  # all is one block, which has no second step of this kind
                 continue
             ms, parts = _ms([lap.wall for lap in one] for one in laps), of_kind(work, refreshed)
             floor_s, bound = ceilings.floor(sum(parts, Work(0, 0)))

@@ -65,8 +65,8 @@ Laps: TypeAlias = list[tuple[bool, T]]
 
 
 def of_kind(laps: Laps[T], refreshed: bool) -> list[T]:
-    """That of the steps that refreshed, or of the others."""
-    return [value for is_refresh, value in laps if is_refresh == refreshed]
+    """That of the steps that refreshed, or of the others; without the first one, which also sets everything up."""
+    return [value for is_refresh, value in laps[1:] if is_refresh == refreshed]
 
 
 class Timed(NamedTuple):
