@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from contextlib import nullcontext
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -37,7 +38,7 @@ from dllm_sdk.canvas import Canvas, build_canvas
 from dllm_sdk.compiling import Compiler
 from tests.bench.toys import HERE
 
-CPU = torch.device("cpu")
+CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 
 
 def small(*, tied: bool = False, sharpness: float = 3.0) -> Transformer:
@@ -278,14 +279,33 @@ def test_of_what_the_profiler_lists_kernels_and_reads_are_counted(monkeypatch: p
     names = ("Memcpy DtoH (Device -> Pageable)", "Memset (Device)", "Context Sync", "Stream Sync", "Stream Wait Event")
     seen = [("CUDA", name, False) for name in ("sm90_gemm", "triton_poi_fused_add_0", *names)]
     seen += [("CPU", "cudaLaunchKernel", False), ("CUDA", "a range", True)]
-    fields = ("device_type", "name", "is_user_annotation")
+    fields, lasts = ("device_type", "name", "is_user_annotation"), SimpleNamespace(elapsed_us=lambda: 250.0)
     events = [
-        SimpleNamespace(**dict(zip(fields, (SimpleNamespace(name=kind), *rest), strict=True))) for kind, *rest in seen
+        SimpleNamespace(**dict(zip(fields, (SimpleNamespace(name=kind), *rest), strict=True)), time_range=lasts)
+        for kind, *rest in seen
     ]
     listed = nullcontext(SimpleNamespace(events=lambda: events))
     monkeypatch.setattr(torch.profiler, "profile", lambda activities: listed)
     monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
-    assert count(lambda: None, torch.device("cuda")) == (2, 1)
+    assert count(lambda: None, torch.device("cuda"))[:2] == (2, 1)
+    monkeypatch.setattr("dllm_bench.timing.steps.count", lambda action, device: action() or count(action, CUDA))
+    sizes = {"prompt_length": 4, "gen_length": 16, "block": 8, "steps": 4, "rounds": 1}
+    found = speed(small(), caches=("dual",), batch_sizes=(1,), **sizes, budget=1e6)  # type: ignore[arg-type]
+    block, refresh = found.steps
+    assert block.kernels == 2 / 3 and refresh.kernels == 2  # three steps of a block, and the one that opens it
+    assert block.busy_ms == pytest.approx(1 / 3) and refresh.busy_ms == 1  # of two kernels, a copy and a fill
+    assert str(refresh.longest).startswith("0.2500 ms, 1 sm90_gemm; 0.2500 ms, 1 triton_poi")
+    assert "busy" in str(replace(found, environment={**found.environment, "device": "cuda"}))
+
+
+def test_what_is_timed_is_kept_where_the_profiler_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dllm_bench.timing.steps.count", lambda action, device: 1 / 0)
+    sizes = ("--prompt-length", "4", "--gen-length", "8", "--rounds", "1", "--batch-size", "1", "--budget", "1e6")
+    result = run("speed", "--model", "random:tiny", "--cache", "none", *sizes, "--format", "json")
+    assert result.exit_code == 1
+    found = Speed.from_dict(json.loads(result.stdout))
+    assert [one.kernels for one in found.steps] == [None] and found.rates
+    assert "counts of steps, batch 1: failed, ZeroDivisionError" in found.notes[-1]
 
 
 def test_compiling_takes_nothing_from_a_share(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -294,7 +314,7 @@ def test_compiling_takes_nothing_from_a_share(monkeypatch: pytest.MonkeyPatch) -
 
     def races(track: Any, backends: Any, asked: Any) -> list[Any]:
         nonlocal now
-        for compiling, running in ((105, 10), (0, 80), (0, 20)):  # of a budget of 200 for two parts
+        for compiling, running in ((105, 10), (0, 80), (0, 120)):  # of a budget of 300 for three parts
             now += compiling + running
             execution.compiler.seconds += compiling
             enough.append(asked())
@@ -306,9 +326,12 @@ def test_compiling_takes_nothing_from_a_share(monkeypatch: pytest.MonkeyPatch) -
     )
     monkeypatch.setattr("dllm_bench.timing.run.race", races)
     monkeypatch.setattr("dllm_bench.timing.run.measure_ceilings", lambda device, dtype: Ceilings(1.0, 1.0, 1, 1))
-    found = speed("random:tiny", caches=("none",), batch_sizes=(1,), budget=200.0)
+    found = speed("random:tiny", caches=("none",), batch_sizes=(1,), budget=300.0)
     assert enough == [False, False, True]  # the last, since the budget is used up
-    assert "Left out, the budget of 200 s was used up: steps, cache none, batch 1" in found.notes[-1]
+    assert (
+        "Left out, the budget of 300 s was used up: steps, cache none, batch 1; counts of steps, batch 1."
+        in found.notes[-1]
+    )
 
 
 def test_what_was_not_compiled_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -355,7 +378,10 @@ def test_ctrl_c_keeps_what_was_measured_and_says_what_was_not(monkeypatch: pytes
     assert result.exit_code == 130
     assert result.stderr.endswith("Interrupted; what was measured before is above.\n")
     *_, missing, as_written = json.loads(result.stdout)["notes"]
-    assert missing == "Interrupted, and not measured: steps, cache none, batch 1; steps, cache none, batch 8."
+    assert missing == (
+        "Interrupted, and not measured: steps, cache none, batch 1; counts of steps, batch 1; "
+        "steps, cache none, batch 8; counts of steps, batch 8."
+    )
     assert as_written.startswith("Not compiled, but run as it is: mine.py:7: x.item()")
 
 

@@ -6,7 +6,8 @@ Two ways to look: below torch's dispatcher (any device, eager only), and the pro
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, MutableMapping
+from collections import defaultdict
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeVar
 
@@ -30,6 +31,7 @@ class Counts(NamedTuple):
 
     kernels: int  # on a GPU; elsewhere operations that are not views
     host_reads: int
+    busy_us: Mapping[str, Sequence[float]] = {}  # on a GPU, by name: how long each kernel, copy and fill took
 
 
 @dataclass(frozen=True)
@@ -68,9 +70,12 @@ def _count_profiled(action: Callable[[], object]) -> Counts:
         action()
         torch.cuda.synchronize()
     events = [event for event in found.events() if event.device_type.name == "CUDA"]
-    names = [event.name for event in events if not (event.is_user_annotation or event.name in _WAITS)]
-    moves = sum(name.startswith(("Memcpy", "Memset")) for name in names)
-    return Counts(len(names) - moves, sum("DtoH" in name for name in names))
+    busy_us: dict[str, list[float]] = defaultdict(list)
+    for event in events:
+        if not (event.is_user_annotation or event.name in _WAITS):
+            busy_us[event.name].append(event.time_range.elapsed_us())
+    kernels = sum(len(took) for name, took in busy_us.items() if not name.startswith(("Memcpy", "Memset")))
+    return Counts(kernels, sum(len(took) for name, took in busy_us.items() if "DtoH" in name), busy_us)
 
 
 class _Below(TorchDispatchMode):  # type: ignore[no-untyped-call]

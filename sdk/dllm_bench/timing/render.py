@@ -67,8 +67,9 @@ def _races(races: Sequence[Race]) -> Filled:
 
 
 def _steps(steps: Sequence[StepCost], about: Mapping[str, Any]) -> Filled:
-    started = "kernels" if str(about["device"]).startswith("cuda") else "operations"
-    titles = ("fed", "ms", "CPU ms", "forward", "decision", started, "reads", "ceiling")
+    on_gpu = str(about["device"]).startswith("cuda")
+    started = "kernels" if on_gpu else "operations"
+    titles = ("fed", "ms", "CPU ms", "forward", "decision", *(("busy",) if on_gpu else ()), started, "reads", "ceiling")
     rows = [
         (
             f"{one.kind}, {one.backend}, {one.batch_size}",
@@ -78,6 +79,7 @@ def _steps(steps: Sequence[StepCost], about: Mapping[str, Any]) -> Filled:
                 _ms(one.cpu_ms.median),
                 _ms(one.forward_ms.median) if one.forward_ms else "-",
                 _ms(one.decision_ms.median) if one.decision_ms else "-",
+                *((_ms(one.busy_ms) if one.busy_ms else "-",) if on_gpu else ()),
                 f"{one.kernels:.0f}" if one.kernels is not None else "-",
                 f"{one.host_reads:.1f}" if one.host_reads is not None else "-",
                 f"{100 * one.ceiling_share:.0f} % {one.bound}",
@@ -85,10 +87,11 @@ def _steps(steps: Sequence[StepCost], about: Mapping[str, Any]) -> Filled:
         )
         for one in steps
     ]
+    busy = "busy: for how long something ran on the device; " if on_gpu else ""
     legend = (
         f"{about['steps']} steps per block of {about['block']}. fed: positions computed per row; ms: a whole step, "
         "median [quartiles] over generations; forward: the model's part, eagerly; decision: the step with a model that "
-        f"costs nothing; {started} and host reads per step of any kind; ceiling: the least time for the products and "
+        f"costs nothing; {busy}{started} and host reads per step; ceiling: the least time for the products and "
         "attention at the rates above / the step."
     )
     return titles, rows, legend

@@ -13,6 +13,7 @@ from dllm_bench.results import Result
 from dllm_bench.timing.ceilings import Ceilings
 from dllm_bench.timing.clocks import Spread
 from dllm_sdk.errors import ConfigError
+from dllm_sdk.execution import Backend
 
 
 @dataclass(frozen=True)
@@ -42,17 +43,19 @@ class StepCost:
     """
 
     kind: str  # full: everything, without a cache; refresh: everything, into the cache; prefix; block
-    backend: str
+    backend: Backend
     batch_size: int
     fed: float  # positions computed per row, mean
     ms: Spread  # the whole step, forward pass and decision
     cpu_ms: Spread
     forward_ms: Spread | None  # the model's part; eager only
     decision_ms: Spread | None  # the rest: the step with a model that costs nothing
-    kernels: float | None  # started per step; on a CPU operations that are not views, eager only
-    host_reads: float | None  # per step
     ceiling_share: float  # the least time that products and attention take on this machine / the step's median
     bound: str  # by what that least time is bound: memory or matrix
+    kernels: float | None = None  # started per step; on a CPU operations that are not views, eager only
+    host_reads: float | None = None  # per step
+    busy_ms: float | None = None  # of a step, how long kernels, copies and fills ran on a GPU; the rest is waiting
+    longest: str | None = None  # what ran longest of these: milliseconds and how many per step, name
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from dllm_bench.timing.clocks import Deadline
 from dllm_bench.timing.races import Track, race
 from dllm_bench.timing.research import CACHES, PUBLIC_FIGURES, ResearchModel, quota_rule, threshold_rule
 from dllm_bench.timing.results import Speed
-from dllm_bench.timing.steps import decision_costs, rates, rounds, step_costs
+from dllm_bench.timing.steps import counted, decision_costs, rates, rounds, step_costs
 from dllm_bench.timing.work import Job, random_prompts
 from dllm_sdk import ConfigError, Model, Scheduler, execution, load_scheduler
 from dllm_sdk.binding import bind
@@ -254,6 +254,7 @@ def _parts(setting: Setting) -> tuple[list[Part], list[str]]:
             parts.append(Part(f"steps, cache {cache}, batch {size}", partial(_steps, setting, cache, size)))
         if size in jobs:
             parts.append(Part(f"adaptive, batch {size}", partial(_adaptive, setting, jobs[size])))
+        parts.append(Part(f"counts of steps, batch {size}", partial(_counts, setting, size)))
     if not trained:
         notes.append("No adaptive rate: a model without a tokenizer reads no prompt, and random ids would say nothing.")
     return parts, notes
@@ -268,6 +269,11 @@ def _steps(setting: Setting, cache: str, batch_size: int, found: Speed, enough: 
     seen = rounds([job], setting.backends, most=setting.rounds, enough=enough)
     steps = [*found.steps, *step_costs(job, seen, found.ceilings)]
     return replace(found, steps=steps, rates=[*found.rates, *rates("forced", job, seen)])
+
+
+def _counts(setting: Setting, batch_size: int, found: Speed, enough: Callable[[], bool]) -> Speed:
+    jobs = {cache: setting.forced(cache, batch_size) for cache in setting.caches}
+    return replace(found, steps=counted(found.steps, jobs))
 
 
 def _adaptive(setting: Setting, jobs: Sequence[Job], found: Speed, enough: Callable[[], bool]) -> Speed:

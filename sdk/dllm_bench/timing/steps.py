@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from itertools import islice
+from dataclasses import replace
+from itertools import islice, takewhile
 from statistics import fmean
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from dllm_bench.timing.ceilings import Ceilings
 from dllm_bench.timing.clocks import Spread, clock_of, spread
@@ -17,6 +18,8 @@ from dllm_sdk.execution import Backend
 
 _KINDS = {"none": {"full": False}, "prefix": {"prefix": False}, "dual": {"block": False, "refresh": True}}
 _FEW = 3  # generations for what is not the main figure
+_ROW = 8  # steps in a row that are counted at most: a profiler is slow
+_LONGEST = 8  # kernels that are named
 
 
 class Rounds(NamedTuple):
@@ -70,14 +73,13 @@ def rates(work: str, job: Job, found: dict[Backend, Rounds]) -> list[Rate]:
 
 def step_costs(job: Job, found: dict[Backend, Rounds], ceilings: Ceilings) -> list[StepCost]:
     """What the steps of these rounds cost, by kind; of a job whose rows all open their blocks together."""
-    clock, on_gpu = clock_of(job.model.device), job.model.device.type == "cuda"
+    clock = clock_of(job.model.device)
     empty, work = hollow(job), model_work(job)
     shares = [model_shares(job) for _ in range(_FEW)] if "eager" in found else []
     costs = []
     for backend, (runs, _) in found.items():
         timed(empty, backend, clock)
         decided = [timed(empty, backend, clock) for _ in range(_FEW)]
-        kernels, reads = counts_per_step(job, backend) if on_gpu or backend == "eager" else (None, None)
         for kind, refreshed in _KINDS[job.cache].items():
             laps = [of_kind(one[0].laps, refreshed) for one in runs]
             if not laps[0]:  # all is one block, which has no second step of this kind
@@ -94,8 +96,6 @@ def step_costs(job: Job, found: dict[Backend, Rounds], ceilings: Ceilings) -> li
                     cpu_ms=_ms([lap.cpu for lap in one] for one in laps),
                     forward_ms=_part(ms, shares, refreshed) if backend == "eager" else None,
                     decision_ms=_ms([lap.wall for lap in of_kind(one.laps, refreshed)] for one in decided),
-                    kernels=kernels,
-                    host_reads=reads,
                     ceiling_share=1000 * floor_s / len(parts) / ms.median,
                     bound=bound,
                 )
@@ -125,13 +125,38 @@ def decision_costs(
     return costs
 
 
-def counts_per_step(job: Job, backend: Backend) -> tuple[float, float] | tuple[None, None]:
-    """Kernels (off a GPU operations) and host reads per step, mean over all steps but the first, if there are any."""
+def counted(costs: Sequence[StepCost], jobs: Mapping[str, Job]) -> list[StepCost]:
+    """The costs, those of these jobs with what is counted of a step. `jobs`: by their caches.
+
+    After whatever is timed and compared: once the profiler has looked at a device, all it starts may take longer.
+    """
+    found = []
+    for cost in costs:
+        ((cache, refreshed),) = [(name, kinds[cost.kind]) for name, kinds in _KINDS.items() if cost.kind in kinds]
+        job = jobs[cache]
+        countable = job.model.device.type == "cuda" or cost.backend == "eager"
+        mine = countable and cost.batch_size == len(job.prompts)
+        found.append(replace(cost, **_counts(job, cost.backend, refreshed=refreshed)) if mine else cost)
+    return found
+
+
+def _counts(job: Job, backend: Backend, *, refreshed: bool) -> dict[str, Any]:
+    """The mean over steps of a kind that follow each other."""
+    kinds = [is_refresh for is_refresh, _ in timed(job, backend, clock_of(job.model.device)).laps]
+    first = kinds.index(refreshed, 1)  # what is read and started before the first step belongs to none
+    number = len([*takewhile(lambda kind: kind == refreshed, kinds[first : first + _ROW])])
     steps = job.steps(backend)
-    deque(islice(steps, 1), maxlen=0)  # what is read and started before the first step belongs to none
-    left: list[int] = []
-    found = count(lambda: left.append(sum(1 for _ in steps)), job.model.device)
-    return (found.kernels / left[0], found.host_reads / left[0]) if left[0] else (None, None)
+    deque(islice(steps, first), maxlen=0)
+    seen = count(lambda: deque(islice(steps, number), maxlen=0), job.model.device)
+    busy = {name: sum(took) / 1000 / number for name, took in seen.busy_us.items()}
+    longest = sorted(busy, key=lambda name: -busy[name])[:_LONGEST]
+    said = [f"{busy[name]:.4f} ms, {len(seen.busy_us[name]) / number:g} {name[:80]}" for name in longest]
+    return {
+        "kernels": seen.kernels / number,
+        "host_reads": seen.host_reads / number,
+        "busy_ms": sum(busy.values()) or None,
+        "longest": "; ".join(said) or None,
+    }
 
 
 def _ms(generations: Iterable[Sequence[float]]) -> Spread:
