@@ -5,6 +5,6 @@ set -euo pipefail
 root=$(cd "$(dirname "$0")/../.." && pwd)
 metadata=$(mktemp -d)
 trap 'rm -rf "$metadata"' EXIT
-export PYTHONPATH="$metadata:$root/sdk:$root/reference_model:$root/strategies:$root"
+export PYTHONPATH="$metadata:$root/sdk:$root/reference_model:$root/strategies:$root${PYTHONPATH:+:$PYTHONPATH}"
 python3 "$root/docs/benchmarks/gpu.py" metadata "$metadata"
 python3 "$root/docs/benchmarks/gpu.py" run --output "${OUT:-$PWD/gpu-results}" "$@"
