@@ -18,7 +18,7 @@ import subprocess
 import sys
 import time
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO
@@ -97,32 +97,60 @@ def run(device: str, budget: float, small: bool, names: tuple[str, ...], output:
 def cells(device: str, *, small: bool) -> Iterator[Cell]:
     """What to run, the important first."""
     on_gpu = device.startswith("cuda")
-    tests = ("-m", "pytest", "-q", "-p", "no:cacheprovider", "-W", "default", "-m", "gpu", str(ROOT / "tests" / "gpu"))
-    yield Cell("tests", 100, tests, needs="pytest")
+    tests = (
+        "-m",
+        "pytest",
+        "-v",
+        "--durations=20",
+        "-p",
+        "no:cacheprovider",
+        "-W",
+        "default",
+        "-m",
+        "gpu",
+        str(ROOT / "tests" / "gpu"),
+    )
+    yield Cell("tests", 60, tests, needs="pytest")
     sizes = ("--prompt-length", "16", "--gen-length", "32", "--rounds", "1") if small else ()
-    backends = ("eager", "graph") if on_gpu else ("eager",)
+    every = ("eager", "compile", "graph") if on_gpu else ("eager",)  # what is compiled for one serves the other
     dtype = ("--dtype", "bfloat16") if on_gpu else ("--threads", "1")
-    common = ("--device", device, *dtype, *(item for backend in backends for item in ("--backend", backend)), *sizes)
+    common = ("--device", device, *dtype, *sizes)
 
-    def speed(name: str, model: str, share: float, batches: str, *others: str, needs: str = "") -> Cell:
+    def repeated(option: str, values: Iterable[str]) -> tuple[str, ...]:
+        return tuple(item for value in values for item in (option, value))
+
+    def speed(
+        name: str,
+        model: str,
+        share: float,
+        caches: str,
+        batches: str,
+        *others: str,
+        backends: Sequence[str] = every,
+        needs: str = "",
+    ) -> Cell:
         model = f"{model.rpartition(':')[0]}:tiny" if small and ":" in model else model
-        several = [item for size in batches.split()[: 1 if small else None] for item in ("--batch-size", size)]
-        given = ("speed", "--model", model, *common, "--cache", "dual", *others, *several)
+        sizes = batches.split()[: 1 if small else None]
+        given = ("speed", "--model", model, *common, *others, *repeated("--backend", backends))
+        given = (*given, *repeated("--cache", caches.split()), *repeated("--batch-size", sizes))
         return Cell(
             f"speed-{name}", share, (*BENCH, *given, "--format", "json", "--traceback"), budgeted=True, needs=needs
         )
 
-    forced, plain = ("--rule", "forced"), ("--cache", "none")
-    yield speed("3M", "random:3M", 70, "1 8 64", *plain, *forced)
-    yield speed("LLaDA-8B", "random:LLaDA-8B", 110, "1 8", *forced)
-    yield speed("tiny", "tiny", 70, "1 8")  # 20 functions to compile before its first adaptive rate
-    yield speed("100M", "random:100M", 50, "1 8 64", *plain, *forced)
-    yield speed("30M", "random:30M", 40, "1 8", *forced)
-    yield speed("1B", "random:1B", 50, "1 8", *forced)
+    forced = ("--rule", "forced")
+    yield speed("3M", "random:3M", 70, "dual none", "1 8 64", *forced)
+    yield speed("LLaDA-8B", "random:LLaDA-8B", 110, "dual", "1 8 64", *forced)
+    yield speed("tiny-eager", "tiny", 30, "dual", "1 8 64", backends=every[:1])
+    yield speed("tiny", "tiny", 80, "dual", "1 8")  # 20 functions to compile before its first adaptive rate
+    yield speed("100M", "random:100M", 50, "dual none", "1 8 64", *forced)
+    yield speed("30M", "random:30M", 40, "dual", "1 8 64", *forced)
+    yield speed("1B", "random:1B", 50, "dual", "1 8 64", *forced)
     limit = "5" if small else "500"
     tiny = ("compare", "--limit", limit, "--batch-size", "64", "--device", device, "--format", "json", "--traceback")
     yield Cell("compare-tiny", 30, (*BENCH, *tiny))
-    yield speed("int8-LLaDA-8B", "int8:random:LLaDA-8B", 90, "1 8", *forced, needs="torchao")
+    yield speed("LLaDA-8B-others", "random:LLaDA-8B", 60, "none prefix", "1", *forced)
+    yield speed("3M-prefix", "random:3M", 30, "prefix", "1", *forced)
+    yield speed("int8-LLaDA-8B", "int8:random:LLaDA-8B", 90, "dual", "1 8", *forced, needs="torchao")
 
 
 def results(left: list[Cell], end: float, log: TextIO) -> Iterator[dict[str, Any]]:

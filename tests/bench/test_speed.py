@@ -12,6 +12,7 @@ import time
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
+from itertools import product as pairs
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -440,6 +441,15 @@ def test_an_uninstalled_checkout_finds_its_plugins(tmp_path: Path) -> None:
     assert name == "dllm-sdk" and {"tiny", "llada", "dream", "random"} <= set(models)
 
 
+def test_the_gpu_script_finds_packages_that_lie_elsewhere(tmp_path: Path) -> None:
+    """Where nothing can be installed they are brought along: torchao, for instance."""
+    seen = tmp_path / "seen"
+    (tmp_path / "sitecustomize.py").write_text(f"open({str(seen)!r}, 'a').close()")
+    env = {"PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin", "PYTHONPATH": str(tmp_path)}
+    subprocess.run([str(GPU / "gpu.sh"), "--help"], capture_output=True, env=env, check=True)
+    assert seen.exists()
+
+
 @pytest.mark.slow
 def test_the_gpu_script_runs_end_to_end_on_a_cpu(tmp_path: Path) -> None:
     command = [str(GPU / "gpu.sh"), "--device", "cpu", "--budget", "200", "--small", "--output", str(tmp_path)]
@@ -447,8 +457,9 @@ def test_the_gpu_script_runs_end_to_end_on_a_cpu(tmp_path: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, env={"PATH": path}, check=False)
     assert done.returncode == 0, done.stdout + done.stderr + (tmp_path / "log.txt").read_text()
     cells = {cell["name"]: cell for cell in json.loads((tmp_path / "results.json").read_text())["cells"]}
-    shapes = [f"speed-{name}" for name in ("3M", "LLaDA-8B", "tiny", "100M", "30M", "1B")]
-    assert list(cells) == ["tests", *shapes, "compare-tiny", "speed-int8-LLaDA-8B"]
+    shapes = [f"speed-{name}" for name in ("3M", "LLaDA-8B", "tiny-eager", "tiny", "100M", "30M", "1B")]
+    others = ["speed-LLaDA-8B-others", "speed-3M-prefix", "speed-int8-LLaDA-8B"]
+    assert list(cells) == ["tests", *shapes, "compare-tiny", *others]
     assert cells.pop("speed-int8-LLaDA-8B")["outcome"] in ("done", "left out, torchao is not installed")
     assert {cell["outcome"] for cell in cells.values()} == {"done"}
     assert Speed.from_dict(cells["speed-3M"]["found"]).races
@@ -470,6 +481,24 @@ def test_the_gpu_script_does_not_load_eight_billion_weights_on_a_cpu(tmp_path: P
     assert done.returncode == 2 and "add --small" in done.stderr and not (tmp_path / "out").exists()
     done = subprocess.run([*command, "--small", "--cell", "speed-2M"], capture_output=True, text=True, check=False)
     assert done.returncode == 2 and "there is no cell 'speed-2M': --cell takes tests, speed-3M, speed-LL" in done.stderr
+
+
+def test_the_gpu_script_measures_every_kind_of_step_with_every_backend() -> None:
+    """What its cells ask for on a GPU, in a table of shapes."""
+    cells = runpy.run_path(str(GPU / "gpu.py"))["cells"]("cuda", small=False)
+    asked: dict[str, set[tuple[str, str, str]]] = {}
+    for cell in cells:
+        given = list(zip(cell.arguments, cell.arguments[1:], strict=False))
+        values = {name: [value for key, value in given if key == f"--{name}"] for name in ("cache", "backend")}
+        sizes = [value for key, value in given if key == "--batch-size"]
+        for model in [value for key, value in given if key == "--model"]:
+            asked.setdefault(model, set()).update(pairs(values["cache"], values["backend"], sizes))
+    backends = ("eager", "compile", "graph")
+    for shape in ("3M", "30M", "100M", "1B", "LLaDA-8B"):
+        assert {*pairs(["dual"], backends, ["1", "8", "64"])} <= asked[f"random:{shape}"]
+    for shape in ("3M", "LLaDA-8B"):
+        assert {*pairs(["none", "prefix"], backends, ["1"])} <= asked[f"random:{shape}"]
+    assert {*pairs(["dual"], backends, ["1", "8"]), ("dual", "eager", "64")} <= asked["tiny"]
 
 
 def test_a_cell_of_the_gpu_script_that_must_be_killed_keeps_what_it_said(tmp_path: Path) -> None:
