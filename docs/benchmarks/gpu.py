@@ -97,19 +97,8 @@ def run(device: str, budget: float, small: bool, names: tuple[str, ...], output:
 def cells(device: str, *, small: bool) -> Iterator[Cell]:
     """What to run, the important first."""
     on_gpu = device.startswith("cuda")
-    tests = (
-        "-m",
-        "pytest",
-        "-v",
-        "--durations=20",
-        "-p",
-        "no:cacheprovider",
-        "-W",
-        "default",
-        "-m",
-        "gpu",
-        str(ROOT / "tests" / "gpu"),
-    )
+    options = "-v --durations=20 -p no:cacheprovider -W default -m gpu"  # -v: what is interrupted says how far it came
+    tests = ("-m", "pytest", *options.split(), str(ROOT / "tests" / "gpu"))
     yield Cell("tests", 60, tests, needs="pytest")
     sizes = ("--prompt-length", "16", "--gen-length", "32", "--rounds", "1") if small else ()
     every = ("eager", "compile", "graph") if on_gpu else ("eager",)  # what is compiled for one serves the other
