@@ -68,14 +68,14 @@ class Decider:
         positions = torch.arange(rows.tokens.shape[1], device=rows.tokens.device)
         visible = positions < rows.length[:, None]
         if not self.cache.suffix:
-            up_to_block = current.flip(1).cumsum(1).flip(1) > 0
-            visible = visible & (up_to_block | (rows.order == 0))
+            visible = visible & (_up_to(current) | ~rows.generated)
         # What it computes: everything, or what the cache asks for and whose keys are not there yet.
         refresh = self.cache.refresh(rows.opening, rows.step) & ~rows.done
         finished = rows.order == (rows.ordinal - 1)[:, None]
         feed = self.cache.feed(Positions(visible, current, finished & visible, rows.step == 0))
         if not self.cache.suffix and self.scheduler.replan == "step":
-            feed = feed | (visible & rows.masked)  # hidden behind the block at its refresh, in sight now
+            # Hidden behind the block at its refresh, in sight now.
+            feed = feed | (visible & rows.generated & ~_up_to(rows.opened))
         if self.shift:  # an open position is predicted from the one before it
             feed = feed | before(window)
         feed = torch.where(refresh[:, None], visible, feed)
@@ -217,6 +217,11 @@ class Decider:
             idle=idle,
             trouble=torch.where(rows.trouble > 0, rows.trouble, trouble),
         )
+
+
+def _up_to(mask: Tensor) -> Tensor:
+    """Every position up to the last one of each row's mask, bool [B, L]."""
+    return mask.flip(1).cumsum(1).flip(1) > 0
 
 
 def _copied(view: View) -> View:

@@ -209,11 +209,24 @@ class Ends(Scheduler):
         return Decision(top_k(view.open, view.confidence, 1)), state
 
 
+class FifthThenEnds(Ends):
+    """As `Ends`, after a first block in longer rows: their fifth mask, which comes into sight as a token."""
+
+    def plan(self, view, state):
+        fifth = view.open & (view.open.cumsum(1) == 5)
+        untouched = (view.open.sum(1) == view.gen_length) & (view.gen_length > 8)
+        return torch.where(untouched[:, None], fifth, super().plan(view, state)[0]), state
+
+
+@pytest.mark.parametrize("scheduler", [Ends(), FifthThenEnds()], ids=["masks", "a token"])
 @pytest.mark.parametrize("cache", [PrefixCache(suffix=False), DualCache(suffix=False)])
-def test_what_comes_into_sight_within_a_block_is_computed(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
-    clean = history(model(), [[1, 2], [3]], [10, 7], Ends(), cache=cache)
+def test_what_comes_into_sight_within_a_block_is_computed(
+    cache: Cache, scheduler: Scheduler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clean = history(model(), [[1, 2], [3]], [10, 7], scheduler, cache=cache)
+    assert history(model(), [[1, 2]], [10], scheduler, cache=cache)[0] == clean[0]
     poison(monkeypatch)
-    assert history(model(), [[1, 2], [3]], [10, 7], Ends(), cache=cache) == clean
+    assert history(model(), [[1, 2], [3]], [10, 7], scheduler, cache=cache) == clean
 
 
 class EveryOther(Scheduler):
