@@ -17,7 +17,7 @@ from copy import deepcopy
 from functools import partial
 from itertools import count
 from pathlib import Path
-from threading import RLock
+from threading import RLock, local
 from types import FunctionType
 from typing import Any
 
@@ -39,16 +39,28 @@ _TRITON = _TORCH.parent / "triton"
 _FRAME = re.compile(r'File "([^"]+)", line (\d+)')
 
 
+class _Clock(local):
+    """What the thread that looks has spent."""
+
+    seconds = 0.0
+
+
 class Compiler:
-    """Calls functions of tensors, each compiled for the shapes it is called with; `seconds`: spent on compiling."""
+    """Calls functions of tensors, each compiled for the shapes it is called with."""
 
     def __init__(self, backend: str = "inductor") -> None:
         """backend: of torch.compile."""
-        self.backend, self.seconds = backend, 0.0
+        self.backend = backend
+        self.clock = _Clock()
         self.lock = RLock()  # a compiled function may call another one
         self.made: dict[Hashable, Compiled] = {}
         self.codes: dict[Hashable, Hashable] = {}  # of models, one object for equal ones: steps compare them fast
         self.obstacles: dict[Hashable, str] = {}  # what runs as it is written, and why
+
+    @property
+    def seconds(self) -> float:
+        """What this thread has spent on compiling."""
+        return self.clock.seconds
 
     def __call__(self, what: str, key: Hashable, function: partial[Any], *tensors: Any) -> Any:
         """Call a function of tensors. Equal keys mean equal code; `what` names it in the warning that it runs as it is.
@@ -79,7 +91,7 @@ class Compiler:
             self.obstacles[key] = str(obstacle)
             return function(*tensors)
         finally:
-            self.seconds += time.perf_counter() - start if fresh else 0.0
+            self.clock.seconds += time.perf_counter() - start if fresh else 0.0
 
 
 class Obstacle(Exception):

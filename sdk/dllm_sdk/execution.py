@@ -119,7 +119,7 @@ class Compiling(Runner):
         if code is None and hasattr(model, "code"):
             what = "the forward pass of a step is not compiled but run as it is"
             warnings.warn(f"{what}: the model has hooks (its `code` is None)", RuntimeWarning, stacklevel=2)
-        self.asked = compiler.seconds
+        self.preparing = 0.0
 
     def rows(self, count: int) -> int:
         """A power of two: few enough to compile for each."""
@@ -132,27 +132,30 @@ class Compiling(Runner):
 
     def call(self, key: Hashable, function: partial[Any], *tensors: Any) -> Any:
         """Compiled."""
-        return _compiled(key, function, *tensors)
+        return self.compiled("the decision of a step", key, function, *tensors)
 
     def forward(self, function: partial[Any], *tensors: Any) -> Any:
         """Compiled, if the model says what its code depends on."""
         if self.code is None:
             return super().forward(function, *tensors)
         key = (function.func, *function.keywords.items(), type(self.model), self.code)
-        return compiler("the forward pass of a step", key, function, self.model, *tensors)
+        return self.compiled("the forward pass of a step", key, function, self.model, *tensors)
 
     def step(self, keys: tuple[Hashable, Hashable], look: partial[Any], decide: partial[Any], rows: Any) -> Any:
         """The decision compiled; looking compiles its forward passes."""
-        return _compiled(keys[1], decide, rows, *look(rows))
+        return Compiling.call(self, keys[1], decide, rows, *look(rows))
+
+    def compiled(self, what: str, key: Hashable, function: partial[Any], *tensors: Any) -> Any:
+        """As `compiler`, noting what it spent on this call of `decode` alone: others may be under way."""
+        before = compiler.seconds
+        found = compiler(what, key, function, *tensors)
+        self.preparing += compiler.seconds - before
+        return found
 
     def spent(self) -> float:
-        """Seconds spent on compiling since it was last asked."""
-        before, self.asked = self.asked, compiler.seconds
-        return self.asked - before
-
-
-def _compiled(key: Hashable, function: partial[Any], *tensors: Any) -> Any:
-    return compiler("the decision of a step", key, function, *tensors)
+        """Seconds spent on compiling and capturing since it was last asked."""
+        spent, self.preparing = self.preparing, 0.0
+        return spent
 
 
 class Capturing(Compiling):
@@ -171,7 +174,6 @@ class Capturing(Compiling):
         self.fixed = _fixed[model]
         self.borrowed: list[tuple[tuple[int, int], Store]] = []
         self.home: Home | None = None
-        self.capturing = 0.0
 
     @cached_property
     def place(self) -> int:
@@ -198,7 +200,7 @@ class Capturing(Compiling):
         """Captured, unless it cannot be."""
         if key in compiler.obstacles:
             return function(rows)
-        return self.captured(key, partial(_compiled, key, function), rows)
+        return self.captured(key, partial(super().call, key, function), rows)
 
     def step(self, keys: tuple[Hashable, Hashable], look: partial[Any], decide: partial[Any], rows: Any) -> Any:
         """One graph; where the decision cannot be captured, a graph of the forward pass."""
@@ -224,7 +226,7 @@ class Capturing(Compiling):
         if graph is None:
             start = time.perf_counter()
             graph = self.fixed.graphs[known] = Captured(function, self.home.rows, self.fixed.pool, key)
-            self.capturing += time.perf_counter() - start
+            self.preparing += time.perf_counter() - start
         return graph()
 
     def own(self, tree: Any) -> Any:
@@ -232,11 +234,6 @@ class Capturing(Compiling):
         mine = map_tensors(torch.empty_like, tree)
         copy_into(mine, tree)
         return mine
-
-    def spent(self) -> float:
-        """Seconds spent on compiling and capturing since it was last asked."""
-        captured, self.capturing = self.capturing, 0.0
-        return super().spent() + captured
 
     def give_back(self) -> None:
         """The stores and the place serve the next call."""

@@ -317,7 +317,7 @@ def test_compiling_takes_nothing_from_a_share(monkeypatch: pytest.MonkeyPatch) -
         nonlocal now
         for compiling, running in ((105, 10), (0, 80), (0, 120)):  # of a budget of 300 for three parts
             now += compiling + running
-            execution.compiler.seconds += compiling
+            execution.compiler.clock.seconds += compiling
             enough.append(asked())
         return []
 

@@ -302,6 +302,26 @@ def test_threads_that_compile_at_once_do_not_take_each_other_for_an_obstacle(com
     assert found == [wanted] * 2 and not compiler.obstacles
 
 
+@pytest.mark.parametrize("threaded", [False, True])
+def test_what_others_compile_meanwhile_is_not_ones_own_preparation(compiler: Compiler, threaded: bool) -> None:
+    model, scheduler, others = transformer(), Plain(), []
+    generate(model, [1, 2], scheduler, gen_length=8, backend="compile")
+
+    def other() -> None:
+        others.append(generate(model, [1, 2], scheduler, gen_length=40, backend="compile"))
+
+    def meanwhile(step: Any) -> None:
+        thread = Thread(target=other)
+        if threaded:
+            thread.start()
+            thread.join()
+        else:
+            other()
+
+    found = generate(model, [1, 2], scheduler, gen_length=8, backend="compile", on_step=meanwhile)
+    assert found.preparation == 0 < others[0].preparation
+
+
 def test_a_graph_keeps_its_scheduler_and_not_its_model(monkeypatch: pytest.MonkeyPatch) -> None:
     """A table is read at the address that was recorded, though nobody else has the scheduler any more."""
     monkeypatch.setattr(graphs, "_apart", nullcontext)
