@@ -1,8 +1,8 @@
 """Functions of tensors, compiled once per set of shapes; and what keeps one from being compiled.
 
-Knows torch.compile, no model, no scheduler and no loop. Every set of shapes has code of its own: so torch's limit of
-recompilations per function is never met, and a function that would be compiled twice for the same shapes is known to
-depend on something besides its arguments.
+Knows torch.compile, no model, no scheduler and no loop. Every set of shapes has code of its own, under each of torch's
+settings: so torch's limit of recompilations per function is never met, and a function that would be compiled twice for
+the same shapes is known to depend on something besides its arguments.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._C._dynamo.guards import GlobalStateGuard
 from torch._dynamo.backends.registry import lookup_backend
 from torch._dynamo.exc import TorchDynamoException
 from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException, FakeTensorMode
@@ -69,7 +70,7 @@ class Compiler:
         """
         if key in self.obstacles:
             return function(*tensors)
-        shaped = (key, signature(tensors))
+        shaped = (key, signature(tensors), settings())
         if shaped in self.made and self.made[shaped].settled:
             return self.made[shaped](function, *tensors)
         with self.lock:  # the trials of another thread are not ours
@@ -243,3 +244,8 @@ def signature(tree: Any) -> Hashable:
     if isinstance(tree, Tensor):
         return tree.shape, tree.dtype, tree.device
     return (type(tree), *map(signature, tree)) if isinstance(tree, tuple) else tree is None
+
+
+def settings() -> Hashable:
+    """Those of torch that compiled code is made for as well: autocast, number of threads and the like."""
+    return GlobalStateGuard().__getstate__(), torch._C._len_torch_function_stack()  # a default device is a mode

@@ -19,7 +19,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor
 
-from dllm_sdk.compiling import Compiler, signature
+from dllm_sdk.compiling import Compiler, settings, signature
 from dllm_sdk.contract import map_tensors
 from dllm_sdk.errors import ConfigError, ModelError
 from dllm_sdk.graphs import Captured, copy_into, move_into
@@ -213,7 +213,7 @@ class Capturing(Compiling):
         """The first run compiles, and finds what cannot be; the second one captures."""
         home = self.home if self.home and rows is self.home.rows else None
         kind = home.kind if home else (self.place, signature(rows))
-        known = (key, kind)
+        known = (key, kind, settings())
         if known not in self.fixed.graphs:
             self.fixed.graphs[known] = None
             return function(rows)

@@ -322,6 +322,18 @@ def test_what_others_compile_meanwhile_is_not_ones_own_preparation(compiler: Com
     assert found.preparation == 0 < others[0].preparation
 
 
+@pytest.mark.parametrize("backend", ["compile", "graph"])
+def test_settings_of_torch_have_code_of_their_own(capturing: Compiler, backend: Any) -> None:
+    """What was compiled or captured under autocast is not what runs without, and neither is an obstacle."""
+    model = transformer()
+    for times in (1, 2, 3):  # the second call shows whether it need be compiled again, and captures
+        for setting in (nullcontext(), torch.device("cpu"), torch.autocast("cpu", torch.bfloat16)):
+            with setting:
+                generate(model, [1, 2], Plain(), gen_length=1, backend=backend)
+        made = len(execution._fixed[model].graphs if backend == "graph" else capturing.made)
+        assert made == 3 * (2 if backend == "graph" else 3) and not capturing.obstacles, times
+
+
 def test_a_graph_keeps_its_scheduler_and_not_its_model(monkeypatch: pytest.MonkeyPatch) -> None:
     """A table is read at the address that was recorded, though nobody else has the scheduler any more."""
     monkeypatch.setattr(graphs, "_apart", nullcontext)
