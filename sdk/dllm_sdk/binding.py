@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import math
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sized
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sized
 from copy import copy, deepcopy
 from functools import partial
 from itertools import chain
@@ -118,13 +118,23 @@ def on_device(scheduler: S, device: torch.device) -> S:
     return scheduler
 
 
-def held_by(scheduler: Scheduler[Any]) -> Iterator[Held]:
-    """The tensors and modules among its fields, and those of its parts."""
-    for value in values_of(scheduler).values():
-        if isinstance(value, Held):
-            yield value
-        elif isinstance(value, Scheduler):
-            yield from held_by(value)
+def holdings(scheduler: Scheduler[Any]) -> Hashable:
+    """Equal as long as its fields hold the same, also those that a comparison of schedulers leaves out."""
+    return tuple(map(_holding, values_of(scheduler).values()))
+
+
+def _holding(value: Any) -> Hashable:
+    if isinstance(value, Held):
+        return stamp(value)
+    if isinstance(value, Scheduler):
+        return holdings(value)
+    if isinstance(value, list | tuple):
+        return tuple(map(_holding, value))
+    try:
+        hash(value)
+    except TypeError:
+        return id(value)
+    return type(value), value
 
 
 def _placed(value: Any, device: torch.device) -> Any:

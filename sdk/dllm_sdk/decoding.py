@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, TypeAlias
 import torch
 from torch import Tensor
 
-from dllm_sdk.binding import bind, held_by, stamp
+from dllm_sdk.binding import bind, holdings
 from dllm_sdk.caching import Cache, Feed, NoCache, before, compute, lanes
 from dllm_sdk.canvas import Canvas, OpenMask, Prompts, build_canvas, padded
 from dllm_sdk.contract import Applied, check_members, check_state, map_tensors
@@ -148,14 +148,14 @@ def run(model: Model, canvas: Canvas, scheduler: Scheduler[Any], options: Option
 def _key(decider: Decider, backend: Backend) -> Hashable:
     """Equal for equal deciders; `repr` tells 1 from 1.0. One that cannot be hashed equals itself alone.
 
-    A graph reads a scheduler's tensors at the addresses that they had when it was captured, so for it the key says
-    which tensors they are: comparing schedulers seldom compares those.
+    A graph has in it what a scheduler's fields held when it was captured, of tensors their addresses, so for it the key
+    says what that is: comparing schedulers need not compare all of it.
     """
     try:
         hash(decider)
     except TypeError:
         return object()
-    return repr(decider), decider, tuple(map(stamp, held_by(decider.scheduler))) if backend == "graph" else ()
+    return repr(decider), decider, holdings(decider.scheduler) if backend == "graph" else ()
 
 
 _Batch: TypeAlias = tuple[Rows, list[Table], list[Store]]

@@ -227,6 +227,30 @@ def test_graphs_of_schedulers_that_differ_in_a_table_are_two(capturing: Compiler
     assert decoded(tables[0], backend="graph") == wanted[1]
 
 
+@dataclass(frozen=True)
+class Uncompared(Plain):
+    """A threshold that is no part of a comparison: a number, or the first tensor of several."""
+
+    threshold: Any = field(default=0.0, compare=False, repr=False)
+
+    def select(self, view, state):
+        least = self.threshold[0] if isinstance(self.threshold, tuple | list) else self.threshold
+        best = top_k(view.open, view.confidence, 1)
+        return Decision(best | (view.open & (view.confidence > least))), state
+
+
+@pytest.mark.parametrize("holding", [float, lambda one: (torch.tensor(one),), lambda one: [torch.tensor(one)]])
+def test_graphs_of_schedulers_that_differ_in_what_is_not_compared_are_two(
+    holding: Callable[[float], Any], capturing: Compiler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Compiler, "__call__", lambda self, what, key, function, *tensors: function(*tensors))
+    model = transformer()
+    for threshold in (Uncompared(holding(0.0)), Uncompared(holding(1.0))):
+        wanted = told(generate(model, [[1, 2]], threshold, gen_length=8))
+        for _ in range(3):  # run, captured, replayed
+            assert told(generate(model, [[1, 2]], threshold, gen_length=8, backend="graph")) == wanted
+
+
 class Shifts(Plain):
     """How many commit is said two steps before; what is said moves on from field to field."""
 
