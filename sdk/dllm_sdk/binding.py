@@ -149,9 +149,11 @@ def _placed(value: Any, device: torch.device) -> Any:
 
 
 def stamp(held: Held) -> Hashable:
-    """Equal as long as it holds the same tensors and nothing is written into them."""
-    # Tensors of inference mode do not count what is written.
-    return tuple((id(one), object() if one.is_inference() else one._version) for one in named(held).values())
+    """Equal as long as it holds the same tensors, nothing is written into them, and a module stays in its mode."""
+    modes = tuple(one.training for one in held.modules()) if isinstance(held, nn.Module) else ()
+    # Tensors of inference mode do not count what is written, and parameters not that they are of another type now.
+    tensors = named(held).values()
+    return modes, *((id(one), one.dtype, object() if one.is_inference() else one._version) for one in tensors)
 
 
 def named(held: Held) -> dict[str, Tensor]:

@@ -33,7 +33,7 @@ from dllm_sdk import (
     tokens_containing,
     wrap,
 )
-from dllm_sdk.binding import look_up
+from dllm_sdk.binding import look_up, on_device
 from dllm_sdk.rules import first, top_k, uniform
 from dllm_sdk.testing import Case, Row, ToyModel, cases, check_scheduler, run_case
 from dllm_strategies import AdaBlock, ConfidenceAdaptive, EarlyEOS, FixedBlock
@@ -571,6 +571,25 @@ def test_tables_without_bytes_are_held_as_any_other() -> None:
     (trace,) = generate(ToyModel(0, eos=False).build(), [1], Sparse(4), gen_length=8, trace=True).trace or []
     assert "sparse" in trace.about["fields"]["table"]
     assert check_scheduler(Sparse(4), examples=2).passed
+
+
+def test_a_head_on_another_device_is_copied_again_when_it_has_changed() -> None:
+    @dataclass(frozen=True)
+    class Headed(FixedBlock):
+        head: nn.Module = field(default_factory=lambda: nn.Sequential(nn.Linear(2, 1), nn.Dropout()), compare=False)
+
+    scheduler = Headed(4)
+
+    def copied() -> Any:
+        return on_device(scheduler, torch.device("meta")).head
+
+    known = copied()
+    for change in (nn.Module.eval, nn.Module.double, lambda head: nn.init.zeros_(head[0].weight)):
+        assert copied() is known
+        change(scheduler.head)
+        assert copied() is not known
+        known = copied()
+        assert (known[1].training, known[0].weight.dtype) == (False, scheduler.head[0].weight.dtype)
 
 
 def test_a_canvas_longer_than_the_context_is_refused() -> None:
