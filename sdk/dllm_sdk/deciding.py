@@ -16,7 +16,7 @@ from torch import Tensor
 
 from dllm_sdk.caching import Cache, Positions, before, placed
 from dllm_sdk.contract import Applied, allowed, check_pair, check_tensor, merge_state
-from dllm_sdk.rows import EMPTY_BLOCK, NO_EOS, NO_PROGRESS, NOT_FINITE, Rows, columns
+from dllm_sdk.rows import EMPTY_BLOCK, LATER, NO_EOS, NO_PROGRESS, NOT_FINITE, Rows, columns
 from dllm_sdk.rules import first, hash_with, leftmost, one_of
 from dllm_sdk.sampling import Sampler
 from dllm_sdk.scheduler import Scheduler, View
@@ -162,11 +162,12 @@ class Decider:
         asked = who if scheduler.replan == "step" else opening
         planned = planned & open
         kept = rows.block & ~rows.masked  # what is committed is fed, and may be revised, until the row opens anew
+        order = torch.where(planned, rows.ordinal[:, None], LATER)  # a window may leave again what it held
         empty = asked & rows.masked.any(1) & ~planned.any(1)
         return rows._replace(
             block=torch.where(asked[:, None], planned | kept, rows.block),
             opened=torch.where(opening[:, None], planned, rows.opened),
-            order=torch.where(planned & asked[:, None], rows.ordinal[:, None], rows.order),
+            order=torch.where(rows.masked & asked[:, None], order, rows.order),
             trouble=torch.where(empty & (rows.trouble == 0), EMPTY_BLOCK, rows.trouble),
             state=merge_state(scheduler, "plan's state", rows.state, state, opening),
         )

@@ -46,7 +46,7 @@ class Rows(NamedTuple):
 
 
 NOT_FINITE, EMPTY_BLOCK, NO_PROGRESS, NO_EOS = 1, 2, 3, 4
-_LATER = 2**62  # the order of a position that no block has taken yet
+LATER = 2**62  # the order of a position that is in no block yet
 
 
 class Table(NamedTuple):
@@ -87,7 +87,7 @@ def first_rows(canvas: Canvas, horizons: dict[int, int], state: Any) -> Rows:
         opened=nowhere(),
         opening=torch.ones_like(masks, dtype=torch.bool),
         ordinal=numbers(1),
-        order=torch.where(canvas.open, _LATER, 0),
+        order=torch.where(canvas.open, LATER, 0),
         step=numbers(),
         nfe=numbers(),
         refreshes=numbers(),

@@ -250,6 +250,27 @@ def test_scattered_blocks_of_a_block_causal_model_see_no_later_one(shift: int) -
     assert found[0] == found[1]
 
 
+class Widens(Scheduler):
+    """A window of two, and from the second step of a block on one of five: some are in sight, and then no more."""
+
+    replan = "step"
+
+    def plan(self, view, state):
+        return first(view.open, torch.where(view.step > 0, 5, 2)), state
+
+    def select(self, view, state):
+        return Decision(first(view.open, 1)), state  # so that all that lies behind is masked
+
+
+@pytest.mark.parametrize("shift", [0, 1])
+def test_a_block_causal_model_sees_nothing_behind_a_window_that_became_narrow(shift: int) -> None:
+    made = model(block_causal=True, shift=shift)
+    whole, cut = (decode(made, [[1, 2]], Widens(), gen_length=12, cache=NoCache(suffix)) for suffix in (True, False))
+    for left, right in zip(whole, cut, strict=True):
+        torch.testing.assert_close(left.view.logits, right.view.logits)
+        assert left.tokens.equal(right.tokens)
+
+
 def test_a_finished_row_gives_its_place_back(monkeypatch: pytest.MonkeyPatch) -> None:
     rows: list[int] = []
     forward = Transformer.forward
