@@ -207,7 +207,7 @@ class _Loop:
             shape = self.shape(table, rows.tokens.shape[1], planning and any(self.horizons.values()))
             look = partial(_Loop.look, self, stores=stores, shape=shape)
             decide = partial(Decider.decide, self.decider, planning=shape.planning)
-            keys = (("look", self.key, shape), ("decide", self.key, shape.planning))
+            keys = (("look", self.key, self.options.guidance, shape), ("decide", self.key, shape.planning))
             refreshed = self.stored and any(table[i].refresh for i in alive)
             decided = self.runner.step(keys, look, decide, rows)
             rows, table = decided.rows, self.read(decided.columns)

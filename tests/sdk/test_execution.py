@@ -251,6 +251,15 @@ def test_graphs_of_schedulers_that_differ_in_what_is_not_compared_are_two(
             assert told(generate(model, [[1, 2]], threshold, gen_length=8, backend="graph")) == wanted
 
 
+def test_graphs_of_another_guidance_are_others(capturing: Compiler, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Compiler, "__call__", lambda self, what, key, function, *tensors: function(*tensors))
+    model, options = transformer(), {"gen_length": 20, "stop_at_eos": False}
+    for guidance in (0.5, 50.0):
+        wanted = told(generate(model, [[1, 2]], Plain(), guidance=guidance, **options))
+        for _ in range(3):  # run, captured, replayed
+            assert told(generate(model, [[1, 2]], Plain(), guidance=guidance, backend="graph", **options)) == wanted
+
+
 class Shifts(Plain):
     """How many commit is said two steps before; what is said moves on from field to field."""
 
