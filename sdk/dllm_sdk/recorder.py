@@ -36,7 +36,7 @@ class Recorder:
 
     def traces(self, about: dict[str, Any], tokenizer: Tokenizer | None = None) -> list[Trace]:
         """One per row, with `about`, the row's own seed and, with a tokenizer, the text of every token in it."""
-        with torch.device("cpu"):  # whatever torch's default is
+        with torch.device("cpu"), torch.autocast("cpu", enabled=False):  # whatever torch's defaults are
             traces = [self._trace(row, {**about, "seed": int(self.canvas.seed[row])}) for row in range(len(self.rows))]
         if tokenizer is not None:
             for trace in traces:

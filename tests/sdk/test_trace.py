@@ -328,3 +328,11 @@ def rewrite(path: Path, **changes: Any) -> None:
     everything = {**load_file(path), **{name: value for name, value in changes.items() if name not in words}}
     metadata = {name: value for name, value in {**metadata, **words}.items() if value is not None}
     save_file({name: value for name, value in everything.items() if value is not None}, path, metadata)
+
+
+def test_a_run_under_autocast_is_traced() -> None:
+    model, call = ToyModel(3).build(), {"gen_length": 8, "trace": True}
+    (wanted,) = generate(model, [1, 2], FixedBlock(4), **call).trace or []
+    with torch.autocast("cpu", torch.bfloat16):
+        (found,) = generate(model, [1, 2], FixedBlock(4), **call).trace or []
+    assert found.confidence.equal(wanted.confidence) and found.margin.equal(wanted.margin)
