@@ -64,6 +64,11 @@ the stand-in is of the right kind, not how it compares.
 On two shared Intel cores, measured on 2026-11-28 with weights in panels instead of packed, the four were 1.31, 1.69,
 1.35 and 1.29.
 
+On a noisier day, 2026-11-30, dual decoding on the AMD cores was 1.24 [1.17, 1.26] times as fast eagerly and 1.48 [1.37,
+1.54] times with `compile`, below both aims (25 prompts; a large product ran at 90 GFLOP/s). Short runs of the code of
+the day before, in turn with this, gave no more: eagerly 1.20 and 1.19 against 1.21 and 1.16, with `compile` 1.53 and
+1.38 against 1.61 and 1.49.
+
 ### What the stand-in does
 
 It runs the same weights, a batch of one, in torch's eager mode, and does what Fast-dLLM's code does at every call: the
@@ -94,6 +99,10 @@ the tiny model writes other tokens here and there; what that does to the answers
 {accuracy}
 
 ## Steps
+
+When these were measured, the first step of a generation, which also sets everything up, counted among its kind (a
+refresh), and operations and reads were the mean over all kinds of a cache. `dllm-bench speed` now leaves the first step
+out, and counts kind by kind.
 
 {steps}
 
