@@ -119,9 +119,9 @@ def cells(device: str, *, small: bool) -> Iterator[Cell]:
         needs: str = "",
     ) -> Cell:
         model = f"{model.rpartition(':')[0]}:tiny" if small and ":" in model else model
-        sizes = batches.split()[: 1 if small else None]
+        several = batches.split()[: 1 if small else None]
         given = ("speed", "--model", model, *common, *others, *repeated("--backend", backends))
-        given = (*given, *repeated("--cache", caches.split()), *repeated("--batch-size", sizes))
+        given = (*given, *repeated("--cache", caches.split()), *repeated("--batch-size", several))
         return Cell(
             f"speed-{name}", share, (*BENCH, *given, "--format", "json", "--traceback"), budgeted=True, needs=needs
         )

@@ -132,7 +132,7 @@ class Compiling(Runner):
 
     def call(self, key: Hashable, function: partial[Any], *tensors: Any) -> Any:
         """Compiled."""
-        return self.compiled("the decision of a step", key, function, *tensors)
+        return self.decision(key, function, *tensors)
 
     def forward(self, function: partial[Any], *tensors: Any) -> Any:
         """Compiled, if the model says what its code depends on."""
@@ -143,7 +143,11 @@ class Compiling(Runner):
 
     def step(self, keys: tuple[Hashable, Hashable], look: partial[Any], decide: partial[Any], rows: Any) -> Any:
         """The decision compiled; looking compiles its forward passes."""
-        return Compiling.call(self, keys[1], decide, rows, *look(rows))
+        return self.decision(keys[1], decide, rows, *look(rows))
+
+    def decision(self, key: Hashable, function: partial[Any], *tensors: Any) -> Any:
+        """A part of what is decided, compiled."""
+        return self.compiled("the decision of a step", key, function, *tensors)
 
     def compiled(self, what: str, key: Hashable, function: partial[Any], *tensors: Any) -> Any:
         """As `compiler`, noting what it spent on this call of `decode` alone: others may be under way."""
@@ -200,7 +204,7 @@ class Capturing(Compiling):
         """Captured, unless it cannot be."""
         if key in compiler.obstacles:
             return function(rows)
-        return self.captured(key, partial(super().call, key, function), rows)
+        return self.captured(key, partial(self.decision, key, function), rows)
 
     def step(self, keys: tuple[Hashable, Hashable], look: partial[Any], decide: partial[Any], rows: Any) -> Any:
         """One graph; where the decision cannot be captured, a graph of the forward pass."""

@@ -1,7 +1,7 @@
 """Decode every setting on the calibration prompts, choose, and decode what matters on the validation prompts.
 
-Every setting is decoded once, or anew if only a validation prompt turns out to have no answer. Knows settings as named
-schedulers, and prompts as batches.
+Every setting is decoded once; if only a validation prompt turns out to have no answer, those of the validation prompts
+anew. Knows settings as named schedulers, and prompts as batches.
 """
 
 from __future__ import annotations
@@ -34,11 +34,10 @@ class Decided(NamedTuple):
     quality: str
 
 
-class Measured(NamedTuple):
+class Judged(NamedTuple):
     """Settings on the same prompts, which are in random order."""
 
     outcomes: dict[str, list[Outcome]]
-    scored: bool  # whether every answer is known, and quality is accuracy
     quality: Floats  # [S, n]  1 or 0 for right or wrong, or agreement with the reference
     cost: Floats  # [S, n]  forward passes
 
@@ -56,26 +55,21 @@ def decide(
     halves: Sequence[Sequence[Batch]],
     target: Target,
     report: Report | None,
-    *,
-    scored: bool = True,
 ) -> Decided:
-    """`rows` holds the reference, then the given setting, then the others; `halves` calibration and validation.
-
-    `scored`: by accuracy, if all answers are known.
-    """
-    first = measure(run, rows, halves[0], scored, report)
-    loss, cost = first.quality[:1] - first.quality[1:], first.cost[1:]
-    names = list(rows)[1:]
-    index = target.choose(loss, cost)
-    chosen = None if index is None else names[index]
-    best = {names[i] for i in front(loss.mean(1), cost.mean(1))}
-    kept = {name: one for name, one in rows.items() if name in {REFERENCE, names[0], chosen} | best}
-    second = measure(run, kept, halves[1], first.scored, report)
-    if first.scored and not second.scored:  # one quality for both halves
-        return decide(run, rows, halves, target, report, scored=False)
-    roles = {REFERENCE: "reference", names[0]: "given"}
+    """`rows` holds the reference, then the given setting, then the others; `halves` calibration and validation."""
+    given = list(rows)[1]
+    outcomes = measure(run, rows, halves[0], report)
+    for scored in (True, False) if known(outcomes) else (False,):  # one quality for both halves
+        first = judge(outcomes, scored)
+        chosen, best = choose(first, target)
+        kept = {name: one for name, one in rows.items() if name in {REFERENCE, given, chosen} | best}
+        more = measure(run, kept, halves[1], report)
+        if known(more):
+            break
+    second = judge(more, scored)
+    roles = {REFERENCE: "reference", given: "given"}
     if chosen is not None:
-        roles[chosen] = "given, chosen" if chosen == names[0] else "chosen"
+        roles[chosen] = "given, chosen" if chosen == given else "chosen"
     found = [
         Setting(
             name,
@@ -87,15 +81,23 @@ def decide(
         )
         for name, scheduler in rows.items()
     ]
-    against = [name for name in (REFERENCE, names[0]) if chosen not in (None, name)]
+    against = [name for name in (REFERENCE, given) if chosen not in (None, name)]
     differences = [difference(second.outcomes[name], second.outcomes[str(chosen)]) for name in against]
     ordered = [found[0], *sorted(found[1:], key=lambda one: -one.calibration.nfe)]
-    return Decided(ordered, chosen, differences, "accuracy" if first.scored else "agreement")
+    return Decided(ordered, chosen, differences, "accuracy" if scored else "agreement")
+
+
+def choose(first: Judged, target: Target) -> tuple[str | None, set[str]]:
+    """The setting that reaches the target with the fewest passes, if any does, and those on the front."""
+    names = list(first.outcomes)[1:]
+    loss, cost = first.quality[:1] - first.quality[1:], first.cost[1:]
+    index = target.choose(loss, cost)
+    return None if index is None else names[index], {names[i] for i in front(loss.mean(1), cost.mean(1))}
 
 
 def measure(
-    run: Run, rows: Mapping[str, Scheduler[Any]], batches: Sequence[Batch], scored: bool, report: Report | None
-) -> Measured:
+    run: Run, rows: Mapping[str, Scheduler[Any]], batches: Sequence[Batch], report: Report | None
+) -> dict[str, list[Outcome]]:
     """Every setting on every prompt; the first one is what the others are held against."""
     cache, first = NoCache(), next(iter(rows))
     contenders = [Contender(name, scheduler, "none", cache, first) for name, scheduler in rows.items()]
@@ -104,8 +106,16 @@ def measure(
         mine[outcome.scheduler].append(outcome)
     # Batches are sorted by length; a test needs prompts in random order.
     order = np.random.default_rng(run.seed).permutation(len(mine[first]))
-    outcomes = {name: [found[i] for i in order] for name, found in mine.items()}
-    scored = scored and all(one.strict is not None for one in outcomes[first])
+    return {name: [found[i] for i in order] for name, found in mine.items()}
+
+
+def known(outcomes: Mapping[str, Sequence[Outcome]]) -> bool:
+    """Whether every prompt has an answer that is known."""
+    return all(one.strict is not None for one in next(iter(outcomes.values())))
+
+
+def judge(outcomes: dict[str, list[Outcome]], scored: bool) -> Judged:
+    """By accuracy, or by agreement with the first setting."""
     quality = [[float(one.strict or 0) if scored else one.agreement for one in found] for found in outcomes.values()]
     cost = [[float(one.nfe) for one in found] for found in outcomes.values()]
-    return Measured(outcomes, scored, np.array(quality), np.array(cost))
+    return Judged(outcomes, np.array(quality), np.array(cost))
