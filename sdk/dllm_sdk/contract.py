@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from dllm_sdk.errors import ConfigError, SchedulerError
-from dllm_sdk.scheduler import MOST_PATIENCE, Decision, Scheduler, check_value
+from dllm_sdk.scheduler import MOST_PATIENCE, Decision, Scheduler, View, check_value
 
 _PROPERTIES = {"revises": (False, True), "replan": ("block", "step"), "fits": ("any", "lasting", "own")}
 _METHODS = ("horizon", "init", "plan", "select")
@@ -107,40 +107,30 @@ class Applied(NamedTuple):
     stop: Tensor  # bool [B]
 
 
-def allowed(
-    scheduler: Scheduler[Any],
-    wish: Decision,
-    *,
-    open: Tensor,
-    committed: Tensor,
-    draft: Tensor,
-    vocab_size: int,
-    mask_id: int,
-) -> Applied:
-    """The decision cut to what the protocol allows, without a host read.
+def allowed(scheduler: Scheduler[Any], wish: Decision, view: View, mask_id: int) -> Applied:
+    """What a scheduler wishes, cut to what the protocol allows it after it saw this view, without a host read.
 
-    open, committed bool [B, L]: what may commit, and what may be remasked or edited (only if it `revises`); draft int64
-    [B, L]: written wherever `wish.tokens` is absent, the mask id or no token at all.
+    The draft is written wherever `wish.tokens` is absent, the mask id or no token at all.
     """
     if not isinstance(wish, Decision):
         raise SchedulerError(f"{scheduler!r}: select must return (Decision, state), got {type(wish).__name__}")
-    per_row = open[:, 0]
-    for name, like in zip(Decision._fields, (open, draft, open, open, per_row, per_row), strict=True):
+    per_row = view.open[:, 0]
+    likes = (view.open, view.draft, view.open, view.open, per_row, per_row)
+    for name, like in zip(Decision._fields, likes, strict=True):
         value = getattr(wish, name)
         if value is not None or name == "commit":
             check_tensor(scheduler, f"Decision.{name}", value, like)
-    nowhere, nobody = torch.zeros_like(open), torch.zeros_like(per_row)
-    revises = scheduler.revises
-    remask = wish.remask & committed if revises and wish.remask is not None else nowhere
-    tokens = draft
+    nowhere, nobody = torch.zeros_like(view.open), torch.zeros_like(per_row)
+    remask = wish.remask & view.committed if wish.remask is not None else nowhere
+    tokens = view.draft
     if wish.tokens is not None:
-        sound = (wish.tokens >= 0) & (wish.tokens < vocab_size) & (wish.tokens != mask_id)
-        tokens = torch.where(sound, wish.tokens, draft)
+        sound = (wish.tokens >= 0) & (wish.tokens < view.logits.shape[-1]) & (wish.tokens != mask_id)
+        tokens = torch.where(sound, wish.tokens, view.draft)
     return Applied(
-        commit=wish.commit & open,
+        commit=wish.commit & view.open,
         tokens=tokens,
         remask=remask,
-        edit=wish.edit & committed & ~remask if revises and wish.edit is not None else nowhere,
-        hold=wish.hold if revises and wish.hold is not None else nobody,
+        edit=wish.edit & view.committed & ~remask if wish.edit is not None else nowhere,
+        hold=wish.hold if scheduler.revises and wish.hold is not None else nobody,
         stop=wish.stop if wish.stop is not None else nobody,
     )

@@ -97,20 +97,10 @@ class Decider:
         rows = self.count(rows, finite)
         if planning:
             rows = self.plan(rows, first(rows.masked, rows.horizon), seen, rows.horizon > 0)
-        open = rows.block & rows.masked
-        view = self.view(rows, seen, open)
+        view = self.view(rows, seen, rows.block & rows.masked)
         returned = scheduler.select(_copied(view), rows.state)
         check_pair(scheduler, "select", returned)
-        committed = rows.block & ~rows.masked
-        decision = allowed(
-            scheduler,
-            returned[0],
-            open=open,
-            committed=committed,
-            draft=seen.draft,
-            vocab_size=self.vocab_size,
-            mask_id=self.mask_id,
-        )
+        decision = allowed(scheduler, returned[0], view, self.mask_id)
         state = merge_state(scheduler, "select's state", rows.state, returned[1])
         rows, settled = self.apply(rows._replace(state=state), decision)
         rows = self.prepare(rows)

@@ -81,15 +81,7 @@ def step(decider: Decider, block: Block, tokens: Tensor, logits: Tensor) -> Step
         block = block._replace(state=_planned(decider.scheduler, block, view))
     returned = decider.scheduler.select(view, block.state)
     check_pair(decider.scheduler, "select", returned)
-    decision = allowed(
-        decider.scheduler,
-        returned[0],
-        open=view.open,
-        committed=view.committed,
-        draft=view.draft,
-        vocab_size=logits.shape[-1],
-        mask_id=decider.mask_id,
-    )
+    decision = allowed(decider.scheduler, returned[0], view, decider.mask_id)
     decision = _moved_on(decider.scheduler, block, view, _stopped(decider.eos_ids, view.open, decision))
     block = block._replace(state=merge_state(decider.scheduler, "select's state", block.state, returned[1]))
     return _apply(decider, block, view, decision)
