@@ -1,4 +1,4 @@
-"""Which positions a step computes. Knows positions and the model's forward pass, no scheduler.
+"""Which positions a step computes. Knows positions, no scheduler, and of a model only which policies can serve it.
 
 A step has two sets of positions per row: the window (what is predicted) and the feed (what is computed). A cache policy
 only says what is fed; keys and values of everything else are read from the store, where they may be out of date.
@@ -7,13 +7,13 @@ only says what is fed; keys and values of everything else are read from the stor
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
-from dllm_sdk.errors import ConfigError, ModelError
-from dllm_sdk.model import Model, Store
+from dllm_sdk.errors import ConfigError
+from dllm_sdk.model import Model
 from dllm_sdk.scheduler import check_number
 
 
@@ -116,7 +116,7 @@ class BlockCache(Cache):
 
     def feed(self, at: Positions) -> Tensor:
         """The block, and on its first step the one before it, whose keys do not know its last tokens yet."""
-        return at.block | (at.finished & at.fresh[:, None])
+        return at.block | (at.finished & at.first_step[:, None])
 
 
 class Positions(NamedTuple):
@@ -125,75 +125,4 @@ class Positions(NamedTuple):
     visible: Tensor  # bool [B, L]  positions whose keys may be seen
     block: Tensor  # bool [B, L]  the block, or what the plan looks at where there is none yet
     finished: Tensor  # bool [B, L]  the block before it; for the first block the given positions
-    fresh: Tensor  # bool [B]  the block's first step
-
-
-class Feed(NamedTuple):
-    """A forward pass of some rows."""
-
-    tokens: Tensor  # int64 [B, L]
-    feed: Tensor  # bool [B, L]  what is computed
-    visible: Tensor  # bool [B, L]  keys that may be seen
-    order: Tensor | None  # int64 [B, L]  block-causal: a key is seen by queries of its own and of later blocks
-    window: Tensor  # int64 [B, W]  what is predicted; L on padding lanes
-
-    def rows(self, index: Tensor) -> Feed:
-        """Some rows of it, int64 [n]."""
-        order = None if self.order is None else self.order[index]
-        return Feed(self.tokens[index], self.feed[index], self.visible[index], order, self.window[index])
-
-
-def before(mask: Tensor) -> Tensor:
-    """The positions one to the left of those of a mask, bool [B, L]: a shifted model predicts these from there."""
-    return torch.cat([mask[:, 1:], torch.zeros_like(mask[:, :1])], dim=1)
-
-
-def lanes(mask: Tensor, width: int) -> Tensor:
-    """The positions of a mask, ascending, L on padding: bool [B, L] -> int64 [B, width]."""
-    positions = torch.arange(mask.shape[1], device=mask.device)
-    ascending = torch.where(mask, positions, mask.shape[1]).sort(1).values[:, :width]
-    # Compiled code is made for strides, and a slice has others.
-    return ascending.clone(memory_format=torch.contiguous_format)
-
-
-def placed(canvas: Tensor, window: Tensor, values: Tensor) -> Tensor:
-    """The canvas [B, L] with what lanes hold, [B, W], at their positions, int64 [B, W]; padding lanes write nothing."""
-    return _pad(canvas, 0).scatter(1, window, values)[:, :-1]
-
-
-def compute(model: Model, work: Feed, store: Store | None, *, width: int, all_visible: bool) -> Tensor:
-    """One forward pass: the hidden states that predict the window, [B, W, D].
-
-    width: the most positions any row feeds; all_visible: the host knows that every key is seen by every query.
-    """
-    rows, length = work.tokens.shape
-    fed = lanes(work.feed, width)
-    tokens = _pad(work.tokens, 0).gather(1, fed)
-    key_mask = None if all_visible else _key_mask(work, fed, stored=store is not None)
-    lane_of = fed.new_zeros(rows, length + 1).scatter(1, fed, torch.arange(width, device=fed.device).expand_as(fed))
-    # A shifted model predicts a position from the one before it; position 0 has none and takes its own.
-    lane = lane_of.gather(1, (work.window - model.shift).clamp(min=0))
-    at = getattr(model, "forward_at", None)
-    if at is not None:
-        some: Tensor = at(tokens, fed, store, key_mask, lane)
-        return some
-    hidden = model.forward(tokens, fed, store, key_mask)
-    if hidden.shape[:2] != fed.shape:
-        raise ModelError(f"forward must return hidden states [{rows}, {width}, D], got {list(hidden.shape)}")
-    return hidden.gather(1, lane[..., None].expand(-1, -1, hidden.shape[-1]))
-
-
-def _key_mask(work: Feed, fed: Tensor, *, stored: bool) -> Tensor:
-    """bool [B, Q or 1, S]: the canvas positions in the store, or the fed lanes, that a query may see."""
-    visible = work.visible if stored else _pad(work.visible, False).gather(1, fed)
-    if work.order is None:
-        return visible[:, None]
-    query = _pad(work.order, 0).gather(1, fed)
-    key = work.order if stored else query
-    padding = fed == work.tokens.shape[1]  # these lanes see every real key: a row of the mask is never empty
-    return visible[:, None] & ((key[:, None] <= query[..., None]) | padding[..., None])
-
-
-def _pad(canvas: Tensor, value: Any) -> Tensor:
-    """One more column, for the padding lanes."""
-    return torch.cat([canvas, torch.full_like(canvas[:, :1], value)], dim=1)
+    first_step: Tensor  # bool [B]  of the block

@@ -6,7 +6,7 @@ State is a tuple (of tuples) of tensors that lead with B, so rows can be taken a
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -14,6 +14,7 @@ from torch import Tensor
 from dllm_sdk.errors import ConfigError, SchedulerError
 from dllm_sdk.scheduler import MOST_PATIENCE, Decision, Scheduler, View, check_value
 
+T = TypeVar("T")
 _PROPERTIES = {"revises": (False, True), "replan": ("block", "step"), "fits": ("any", "lasting", "own")}
 _METHODS = ("horizon", "init", "plan", "select")
 
@@ -84,6 +85,12 @@ def map_tensors(function: Callable[[Tensor], Tensor], tree: Any) -> Any:
     if not isinstance(tree, tuple):
         return tree
     return alike(tree, [map_tensors(function, part) for part in tree])
+
+
+def take(tree: T, index: Tensor) -> T:
+    """Some rows, int64 [n], of every tensor of a tuple of tuples."""
+    taken: T = map_tensors(lambda tensor: tensor[index], tree)
+    return taken
 
 
 def alike(tree: tuple[Any, ...], parts: list[Any]) -> Any:

@@ -14,8 +14,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from dllm_sdk.caching import Cache, Positions, before, placed
+from dllm_sdk.caching import Cache, Positions
 from dllm_sdk.contract import Applied, allowed, check_pair, check_tensor, merge_state
+from dllm_sdk.lanes import before, placed
 from dllm_sdk.rows import EMPTY_BLOCK, LATER, NO_EOS, NO_PROGRESS, NOT_FINITE, Rows, columns
 from dllm_sdk.rules import first, hash_with, leftmost, one_of
 from dllm_sdk.sampling import Sampler

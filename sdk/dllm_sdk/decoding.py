@@ -1,10 +1,10 @@
 """The loop: it owns every invariant, so that no scheduler, not even a hostile one, can break them.
 
-    plan blocks -> forward -> head on the window -> decide -> who is done?
+    plan blocks -> look -> decide -> who is done?
 
 Between two steps the host reads one small table (two where a block is planned before its first forward pass) and
 settles the sizes of the next step; inside a step it reads nothing. Knows the protocols of schedulers and models, no
-strategy and no architecture; a decision is made in `deciding`, a step is run by `execution`.
+strategy and no architecture. `looking` is the forward pass, `deciding` the decision; a step is run by `execution`.
 """
 
 from __future__ import annotations
@@ -18,14 +18,15 @@ import torch
 from torch import Tensor
 
 from dllm_sdk.binding import bind, holdings
-from dllm_sdk.caching import Cache, Feed, NoCache, before, compute, lanes
+from dllm_sdk.caching import Cache, NoCache
 from dllm_sdk.canvas import Canvas, OpenMask, Prompts, build_canvas, padded
-from dllm_sdk.contract import Applied, check_members, check_state, map_tensors
+from dllm_sdk.contract import Applied, check_members, check_state, take
 from dllm_sdk.deciding import Decided, Decider
-from dllm_sdk.errors import ConfigError, ModelError, SchedulerError
+from dllm_sdk.errors import ConfigError, SchedulerError
 from dllm_sdk.execution import Backend, Runner, check_backend, runner
+from dllm_sdk.looking import Looker, Shape
 from dllm_sdk.model import Model, Store
-from dllm_sdk.rows import Rows, Table, columns, first_rows, take, trouble
+from dllm_sdk.rows import Rows, Table, columns, first_rows, trouble
 from dllm_sdk.sampling import Sampler
 from dllm_sdk.scheduler import Scheduler, View, check_value
 
@@ -141,8 +142,9 @@ def run(model: Model, canvas: Canvas, scheduler: Scheduler[Any], options: Option
         eos_ids=tuple(model.eos_ids),
         shift=model.shift,
     )
-    key = _key(decider, options.backend)
-    return _Loop(model, decider, options, runner(options.backend, model), key).run(canvas)
+    running = runner(options.backend, model)
+    looker = Looker(model, running, options.guidance)
+    return _Loop(looker, decider, running, _key(decider, options.backend)).run(canvas)
 
 
 def _key(decider: Decider, backend: Backend) -> Hashable:
@@ -161,24 +163,12 @@ def _key(decider: Decider, backend: Backend) -> Hashable:
 _Batch: TypeAlias = tuple[Rows, list[Table], list[Store]]
 
 
-class Shape(NamedTuple):
-    """The sizes of a step: all that the host decides. Steps of one shape run the same code."""
-
-    window: int  # lanes that are predicted
-    feed: int  # lanes that are computed, of the rows that do not refresh alone
-    fresh: int  # rows that refresh as a batch of their own; 0: none, or all
-    fresh_feed: int  # lanes of those
-    unmasked: bool  # every key is seen by every query
-    planning: bool  # a plan that looks at logits may be asked
-
-
 @dataclass(frozen=True)
 class _Loop:
-    """The parts of a run: what the host does between two steps, and the forward pass."""
+    """What the host does between two steps, each of which is a look and a decision."""
 
-    model: Model
+    looker: Looker
     decider: Decider
-    options: Options
     runner: Runner
     key: Hashable  # equal where the code of a step is the same
     horizons: dict[int, int] = field(default_factory=dict)  # gen_length -> horizon, asked once each
@@ -205,9 +195,9 @@ class _Loop:
                 rows, found = self.runner.call(("ahead", self.key), partial(Decider.ahead, self.decider), rows)
                 table = self.read(found)
             shape = self.shape(table, rows.tokens.shape[1], planning and any(self.horizons.values()))
-            look = partial(_Loop.look, self, stores=stores, shape=shape)
+            look = partial(Looker.look, self.looker, stores=stores, shape=shape)
             decide = partial(Decider.decide, self.decider, planning=shape.planning)
-            keys = (("look", self.key, self.options.guidance, shape), ("decide", self.key, shape.planning))
+            keys = (("look", self.key, self.looker.guidance, shape), ("decide", self.key, shape.planning))
             refreshed = self.stored and any(table[i].refresh for i in alive)
             decided = self.runner.step(keys, look, decide, rows)
             rows, table = decided.rows, self.read(decided.columns)
@@ -222,7 +212,7 @@ class _Loop:
     @property
     def stored(self) -> bool:
         """Whether keys and values are kept from step to step."""
-        return self.options.cache.stores
+        return self.decider.cache.stores
 
     def start(self, canvas: Canvas) -> Rows:
         """The rows before their first step, with what the scheduler says of them."""
@@ -259,52 +249,11 @@ class _Loop:
         return Shape(
             window=size([row.width for row in alive]),
             feed=size(feeds),
-            fresh=min(self.runner.rows(len(apart)), len(table)),
-            fresh_feed=size([row.feed for row in apart]),
-            unmasked=not self.model.block_causal and all(row.visible == keys for row in alive),
+            apart=min(self.runner.rows(len(apart)), len(table)),
+            apart_feed=size([row.feed for row in apart]),
+            all_visible=not self.looker.model.block_causal and all(row.visible == keys for row in alive),
             planning=planning,
         )
-
-    def look(self, rows: Rows, *, stores: list[Store], shape: Shape) -> tuple[Tensor, Tensor]:
-        """The forward pass: logits [B, W, V] of the window, and the window, int64 [B, W]."""
-        window = lanes(rows.window, shape.window)
-        logits = self.model.head(self.hidden(rows, window, stores[0] if stores else None, shape))
-        if self.options.guidance:
-            blind = rows._replace(tokens=torch.where(rows.generated, rows.tokens, self.model.mask_id))
-            plain = self.model.head(self.hidden(blind, window, stores[1] if stores else None, shape))
-            push = (logits - plain).masked_fill(logits == plain, 0)  # what both forbid, at minus infinity, stays there
-            logits = plain + (self.options.guidance + 1) * push
-        if logits.shape[-1] != self.model.vocab_size:
-            raise ModelError(f"head must return {self.model.vocab_size} logits, got {logits.shape[-1]}")
-        return logits, window
-
-    def hidden(self, rows: Rows, window: Tensor, store: Store | None, shape: Shape) -> Tensor:
-        """[B, W, D]: refreshing rows as a batch of their own, the others from the store; joined for one head."""
-        work = Feed(rows.tokens, rows.feed, rows.visible, self.order(rows) if self.model.block_causal else None, window)
-        if store is None or not shape.fresh:
-            return self.forward(work, shape.feed, store, shape)
-        # Places beyond the rows that refresh repeat the last one: it is computed, and written, twice alike.
-        place = torch.arange(shape.fresh, device=window.device).minimum(rows.refresh.sum() - 1)
-        index = rows.refresh.long().argsort(descending=True, stable=True)[place]
-        part = self.model.new_store(shape.fresh, rows.tokens.shape[1])
-        renewed = self.forward(work.rows(index), shape.fresh_feed, part, shape)
-        store.put(index, part)
-        del part
-        # Here the refreshing rows feed nothing but padding lanes: to leave them out would copy the others' store.
-        rest = work._replace(feed=work.feed & ~rows.refresh[:, None])
-        return self.forward(rest, shape.feed, store, shape).index_copy(0, index, renewed)
-
-    def order(self, rows: Rows) -> Tensor:
-        """The block that each position is computed in, int64 [B, L]: a query sees keys of its own and earlier ones."""
-        current = rows.window
-        if self.model.shift:  # what predicts a position of the block sees as it does, unless it is in one already
-            current = current | (before(current) & (rows.order > rows.ordinal[:, None]))
-        return torch.where(current, rows.ordinal[:, None], rows.order)
-
-    def forward(self, work: Feed, width: int, store: Store | None, shape: Shape) -> Tensor:
-        """One forward pass of at most `width` lanes per row."""
-        one: Tensor = self.runner.forward(partial(compute, width=width, all_visible=shape.unmasked), work, store)
-        return one
 
     @torch.inference_mode()
     def shown(self, decided: Decided, alive: list[int], table: list[Table], shape: Shape, preparation: float) -> Step:
@@ -315,9 +264,9 @@ class _Loop:
         parts = self.runner.own((rows.row, rows.tokens, *outcome))
         if len(alive) < len(table):
             index = torch.tensor(alive, device=rows.row.device)
-            parts = map_tensors(lambda tensor: tensor[index], parts)
+            parts = take(parts, index)
         ends = tuple(place for place, i in enumerate(alive) if table[i].done)
-        computed = (len(table) * shape.feed + shape.fresh * shape.fresh_feed) * passes
+        computed = (len(table) * shape.feed + shape.apart * shape.apart_feed) * passes
         return Step._make((*parts, ends, computed, preparation))
 
     def smaller(self, alive: list[int], rows: Rows, table: list[Table], stores: list[Store]) -> _Batch:

@@ -104,12 +104,6 @@ def first_rows(canvas: Canvas, horizons: dict[int, int], state: Any) -> Rows:
     )
 
 
-def take(rows: Rows, index: Tensor) -> Rows:
-    """Some rows, int64 [n]."""
-    taken: Rows = map_tensors(lambda tensor: tensor[index], rows)
-    return taken
-
-
 def columns(rows: Rows) -> Tensor:
     """What the host reads between two steps, int64 [B, fields of `Table`]: the only tensor that it reads."""
     found = (rows.row, rows.done, rows.opening, rows.trouble, rows.refresh)

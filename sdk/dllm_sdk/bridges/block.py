@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from dllm_sdk.binding import S, look_up, on_device
-from dllm_sdk.caching import lanes, placed
 from dllm_sdk.contract import Applied, allowed, check_pair, check_state, map_tensors, merge_state
+from dllm_sdk.lanes import lanes, placed
 from dllm_sdk.model import Model
 from dllm_sdk.rules import hash_with, top_k
 from dllm_sdk.sampling import Sampler, row_seed
