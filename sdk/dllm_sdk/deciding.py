@@ -82,7 +82,7 @@ class Decider:
         feed = torch.where(refresh[:, None], visible, feed)
         return rows._replace(window=window, feed=feed, visible=visible, refresh=refresh)
 
-    def ahead(self, rows: Rows) -> tuple[Rows, Tensor]:
+    def plan_ahead(self, rows: Rows) -> tuple[Rows, Tensor]:
         """Plan blocks before their first forward pass, for rows without a horizon: nothing is computed yet."""
         confidence = torch.zeros_like(rows.masked, dtype=torch.float32)
         logits = confidence.new_zeros(len(confidence), 0, self.vocab_size)

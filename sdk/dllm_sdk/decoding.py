@@ -26,7 +26,7 @@ from dllm_sdk.errors import ConfigError, SchedulerError
 from dllm_sdk.execution import Backend, Runner, check_backend, runner
 from dllm_sdk.looking import Looker, Shape
 from dllm_sdk.model import Model, Store
-from dllm_sdk.rows import Rows, Table, columns, first_rows, trouble
+from dllm_sdk.rows import Line, Rows, columns, first_rows, trouble
 from dllm_sdk.sampling import Sampler
 from dllm_sdk.scheduler import Scheduler, View, check_value
 
@@ -160,7 +160,7 @@ def _key(decider: Decider, backend: Backend) -> Hashable:
     return repr(decider), decider, holdings(decider.scheduler) if backend == "graph" else ()
 
 
-_Batch: TypeAlias = tuple[Rows, list[Table], list[Store]]
+_Batch: TypeAlias = tuple[Rows, list[Line], list[Store]]
 
 
 @dataclass(frozen=True)
@@ -192,7 +192,7 @@ class _Loop:
             planning = self.decider.scheduler.replan == "step" or any(table[i].opening for i in alive)
             # The functions are unbound and the decider is an argument, so code made for one decider serves its equals.
             if planning and 0 in self.horizons.values():
-                rows, found = self.runner.call(("ahead", self.key), partial(Decider.ahead, self.decider), rows)
+                rows, found = self.runner.call(("ahead", self.key), partial(Decider.plan_ahead, self.decider), rows)
                 table = self.read(found)
             shape = self.shape(table, rows.tokens.shape[1], planning and any(self.horizons.values()))
             look = partial(Looker.look, self.looker, stores=stores, shape=shape)
@@ -226,16 +226,16 @@ class _Loop:
         check_state(scheduler, state, len(counts))
         return self.decider.prepare(first_rows(canvas, self.horizons, state))
 
-    def read(self, found: Tensor) -> list[Table]:
+    def read(self, found: Tensor) -> list[Line]:
         """The host read between two steps; raises what went wrong."""
-        table = [Table(*row) for row in found.tolist()]
+        table = [Line(*row) for row in found.tolist()]
         scheduler = self.decider.scheduler
         for row in table:
             if row.trouble:
                 raise trouble(scheduler, row)
         return table
 
-    def shape(self, table: list[Table], width: int, planning: bool) -> Shape:
+    def shape(self, table: list[Line], width: int, planning: bool) -> Shape:
         """The sizes of the next step on a canvas of `width` columns, each of them one that the runner has."""
         alive = [row for row in table if not row.done]
         fresh = [row for row in alive if row.refresh] if self.stored else []
@@ -256,7 +256,7 @@ class _Loop:
         )
 
     @torch.inference_mode()
-    def shown(self, decided: Decided, alive: list[int], table: list[Table], shape: Shape, preparation: float) -> Step:
+    def shown(self, decided: Decided, alive: list[int], table: list[Line], shape: Shape, preparation: float) -> Step:
         """The step as the caller sees it: of the rows that were in it, and in tensors that stay as they are."""
         rows, passes = decided.rows, self.decider.passes
         counts = (rows.nfe, rows.refreshes, rows.fed, rows.nfe * (passes - 1))
@@ -269,7 +269,7 @@ class _Loop:
         computed = (len(table) * shape.feed + shape.apart * shape.apart_feed) * passes
         return Step._make((*parts, ends, computed, preparation))
 
-    def smaller(self, alive: list[int], rows: Rows, table: list[Table], stores: list[Store]) -> _Batch:
+    def smaller(self, alive: list[int], rows: Rows, table: list[Line], stores: list[Store]) -> _Batch:
         """The batch without rows that are done: they cost nothing more. Some may stay, to fill its places."""
         done = [i for i, row in enumerate(table) if row.done]
         places = sorted([*alive, *done[: self.runner.rows(len(alive)) - len(alive)]])

@@ -49,8 +49,8 @@ NOT_FINITE, EMPTY_BLOCK, NO_PROGRESS, NO_EOS = 1, 2, 3, 4
 LATER = 2**62  # the order of a position that is in no block yet
 
 
-class Table(NamedTuple):
-    """What the host reads between two steps, one of these per row."""
+class Line(NamedTuple):
+    """What the host reads of a row between two steps: a line of its table."""
 
     row: int
     done: int
@@ -105,13 +105,13 @@ def first_rows(canvas: Canvas, horizons: dict[int, int], state: Any) -> Rows:
 
 
 def columns(rows: Rows) -> Tensor:
-    """What the host reads between two steps, int64 [B, fields of `Table`]: the only tensor that it reads."""
+    """What the host reads between two steps, int64 [B, fields of `Line`]: the only tensor that it reads."""
     found = (rows.row, rows.done, rows.opening, rows.trouble, rows.refresh)
     sums = (rows.window.sum(1), rows.feed.sum(1), rows.visible.sum(1))
     return torch.stack([column.long() for column in (*found, *sums, rows.nfe)], dim=1)
 
 
-def trouble(scheduler: Scheduler[Any], row: Table) -> DllmError:
+def trouble(scheduler: Scheduler[Any], row: Line) -> DllmError:
     """The error of a row in trouble."""
     where = f"row {row.row} at step {row.nfe}"
     if row.trouble == NOT_FINITE:
