@@ -16,7 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dllm_reference_model.model import Config, Transformer
+from dllm_reference_model.config import Config
+from dllm_reference_model.model import Transformer
 
 
 def timed(actions: dict[str, Callable[[], Tensor]], repeats: int) -> dict[str, list[float]]:

@@ -27,8 +27,9 @@ from dllm_reference_model.checkpoint import (
     read_header,
     read_tensors,
 )
+from dllm_reference_model.config import Config
 from dllm_reference_model.layouts import DREAM, LLADA, Fields, Given, Layout, shown
-from dllm_reference_model.model import Config, Transformer
+from dllm_reference_model.model import Transformer
 
 INDEX = "model.safetensors.index.json"
 GENERATION, WORDS = "generation_config.json", "tokenizer_config.json"

@@ -7,7 +7,8 @@ import torch
 from torch import nn
 
 from dllm_reference_model.checkpoint import CheckpointError
-from dllm_reference_model.model import Config, Transformer
+from dllm_reference_model.config import Config
+from dllm_reference_model.model import Transformer
 
 _SHARPNESS = 12.0  # standard deviation of the logits: `10M` then decodes about two tokens per step at threshold 0.9
 

@@ -14,8 +14,9 @@ from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from dllm_reference_model import checkpoint
+from dllm_reference_model.config import Config
 from dllm_reference_model.data import Batch, Mix
-from dllm_reference_model.model import Config, Transformer
+from dllm_reference_model.model import Transformer
 from dllm_reference_model.muon import Muon
 from dllm_reference_model.peers import Peers
 from dllm_reference_model.tokenizer import Tokenizer

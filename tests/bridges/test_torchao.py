@@ -14,7 +14,8 @@ from torch import nn
 from dllm_bench import compare
 from dllm_bench.cli import cli
 from dllm_bench.timing.counting import weigh
-from dllm_reference_model.model import Config, Transformer
+from dllm_reference_model.config import Config
+from dllm_reference_model.model import Transformer
 from dllm_sdk import ConfigError, DualCache, Scheduler, execution, generate, load_model, load_scheduler, wrap
 from dllm_sdk.bridges.torchao import quantize
 from dllm_sdk.compiling import Compiler, _inductor

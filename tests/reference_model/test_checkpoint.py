@@ -12,8 +12,9 @@ from safetensors.torch import load_file, save_file
 
 from dllm_reference_model import checkpoint
 from dllm_reference_model.checkpoint import CheckpointError
+from dllm_reference_model.config import Config
 from dllm_reference_model.load import WEIGHTS
-from dllm_reference_model.model import Config, Transformer
+from dllm_reference_model.model import Transformer
 from dllm_reference_model.tokenizer import Tokenizer
 
 TOKENIZER = Tokenizer.load(WEIGHTS / "tokenizer.json")

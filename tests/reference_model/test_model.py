@@ -12,7 +12,8 @@ from torch import Tensor
 from torch.nn.utils import prune
 
 from dllm_reference_model import products
-from dllm_reference_model.model import Config, Transformer
+from dllm_reference_model.config import Config
+from dllm_reference_model.model import Transformer
 from dllm_reference_model.store import Store
 
 GOLDENS = Path(__file__).parents[1] / "data" / "goldens" / "models"

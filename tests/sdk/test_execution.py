@@ -19,7 +19,8 @@ import torch
 from torch import Tensor
 
 from dllm_reference_model import products
-from dllm_reference_model.model import Config, Transformer
+from dllm_reference_model.config import Config
+from dllm_reference_model.model import Transformer
 from dllm_sdk import (
     BlockCache,
     ConfigError,

@@ -18,7 +18,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from dllm_reference_model.model import Config, Transformer
+from dllm_reference_model.config import Config
+from dllm_reference_model.model import Transformer
 from dllm_sdk import (
     BlockCache,
     Cache,

@@ -7,7 +7,8 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from dllm_reference_model.model import Config, Transformer
+from dllm_reference_model.config import Config
+from dllm_reference_model.model import Transformer
 from dllm_sdk import BlockCache, ConfigError, DualCache, generate
 from dllm_sdk.testing import ToyModel
 from dllm_strategies import SDAR, CreditDecoding, DInferHierarchical, DInferThreshold, DreamOrigin, RandomOrder
