@@ -18,6 +18,7 @@ REQUIRED: Any = object()
 class Layout:
     """How one family of checkpoints writes down what this transformer needs."""
 
+    name: str  # of the family, as a model is named: NAME:FOLDER
     sizes: Callable[["Fields"], dict[str, Any]]  # config.json -> our Config's fields, without token ids
     supported: Mapping[str, tuple[Any, ...]]  # field -> what it means when absent, and further values we compute
     required: Mapping[str, tuple[Any, ...]]  # field -> the values we compute; absence means something else
@@ -154,6 +155,7 @@ def _dream_sizes(config: Fields) -> dict[str, Any]:
 _BOTH = {"rope_scaling": (None,), "rope_parameters": (None,), "quantization_config": (None,)}
 
 LLADA = Layout(
+    name="llada",
     sizes=_llada_sizes,
     required={
         "model_type": ("llada",),
@@ -195,6 +197,7 @@ LLADA = Layout(
 )
 
 DREAM = Layout(
+    name="dream",
     sizes=_dream_sizes,
     required={"model_type": ("Dream", "dream"), "hidden_act": ("silu",)},
     supported={**_BOTH, "use_sliding_window": (False,), "attention_bias": (True,), "mlp_bias": (False,)},

@@ -4,13 +4,13 @@ Each function is an entry point: `tiny`, `tiny-causal`, `llada:FOLDER`, `dream:h
 format.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from dllm_reference_model import checkpoint, hub, public
+from dllm_reference_model.layouts import DREAM, LLADA, Given, Layout
 from dllm_reference_model.model import Transformer
 
 WEIGHTS = Path(__file__).parent / "weights" / "tiny"
@@ -32,47 +32,52 @@ def tiny_causal(
 
 
 def llada(
-    path: str | None = None,
+    path: str | Path | None = None,
     *,
     device: str | torch.device = "cpu",
     dtype: torch.dtype | None = None,
     mask_id: int | None = None,
     eos_ids: Sequence[int] | None = None,
 ) -> public.PublicTransformer:
-    """LLaDA-8B or a model in its layout; `dtype` None: as stored, bfloat16 for the public checkpoints.
+    """LLaDA-8B (arXiv:2502.09992) or a model in its layout; `dtype` None: as stored, bfloat16 for the public ones.
 
     `path` is a folder, or `hf:ORG/NAME@REVISION` for a checkpoint on the Hugging Face hub, such as
     `hf:GSAI-ML/LLaDA-8B-Instruct@main`: its safetensors and JSON files are fetched into the hub's cache, nothing else,
-    and `revision` of the model is the commit that was read. This needs the extra `hub`. See `public.load_llada` for
-    the token ids.
+    and `revision` of the model is the commit that was read. This needs the extra `hub`.
+
+    `mask_id` and `eos_ids` come from config.json, generation_config.json or tokenizer_config.json, EoT (`<|eot_id|>`)
+    joins EOS where the tokenizer has it; an argument replaces what the files say, and `eos_ids=()` means that rows
+    never stop early. Raises CheckpointError for a missing, torn, wrong or unsupported file.
     """
-    options = {"device": device, "dtype": dtype, "mask_id": mask_id, "eos_ids": eos_ids}
-    return _public("llada", public.load_llada, path, options)
+    return _public(LLADA, path, device, dtype, Given(mask_id, eos_ids))
 
 
 def dream(
-    path: str | None = None,
+    path: str | Path | None = None,
     *,
     device: str | torch.device = "cpu",
     dtype: torch.dtype | None = None,
     mask_id: int | None = None,
     eos_ids: Sequence[int] | None = None,
 ) -> public.PublicTransformer:
-    """Dream-7B or a model in its layout, from a folder or the hub: as `llada`."""
-    options = {"device": device, "dtype": dtype, "mask_id": mask_id, "eos_ids": eos_ids}
-    return _public("dream", public.load_dream, path, options)
+    """Dream-7B (arXiv:2508.15487) or a model in its layout, as `llada`: EoT is `<|im_end|>`, shift is 1.
+
+    Dream's tokenizer is published as vocab.json and merges.txt. Only a tokenizer.json is read; without one the model
+    has no tokenizer, and prompts are token ids.
+    """
+    return _public(DREAM, path, device, dtype, Given(mask_id, eos_ids))
 
 
 def _public(
-    name: str, load: Callable[..., public.PublicTransformer], path: str | None, options: dict[str, Any]
+    layout: Layout, path: str | Path | None, device: str | torch.device, dtype: torch.dtype | None, given: Given
 ) -> public.PublicTransformer:
+    name = layout.name
     if not path:
         raise checkpoint.CheckpointError(
             f"{name} needs a checkpoint: give {name}:FOLDER, or {name}:{hub.PREFIX}ORG/NAME@REVISION from the hub"
         )
-    if not path.startswith(hub.PREFIX):
-        return load(path, **options)
-    folder, revision = hub.fetch(path.removeprefix(hub.PREFIX))
-    model = load(folder, **options)
+    online = str(path).startswith(hub.PREFIX)
+    folder, revision = hub.fetch(str(path).removeprefix(hub.PREFIX)) if online else (Path(path), None)
+    model = public.load(layout, folder, torch.device(device), dtype, given)
     model.revision = revision
     return model

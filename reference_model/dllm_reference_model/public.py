@@ -28,7 +28,7 @@ from dllm_reference_model.checkpoint import (
     read_tensors,
 )
 from dllm_reference_model.config import Config
-from dllm_reference_model.layouts import DREAM, LLADA, Fields, Given, Layout, shown
+from dllm_reference_model.layouts import Fields, Given, Layout, shown
 from dllm_reference_model.model import Transformer
 
 INDEX = "model.safetensors.index.json"
@@ -42,39 +42,6 @@ class PublicTransformer(Transformer):
     """A transformer from a public checkpoint."""
 
     revision: str | None = None  # the commit it was fetched from the hub with
-
-
-def load_llada(
-    folder: str | Path,
-    *,
-    device: str | torch.device = "cpu",
-    dtype: torch.dtype | None = None,
-    mask_id: int | None = None,
-    eos_ids: Sequence[int] | None = None,
-) -> PublicTransformer:
-    """A folder in the layout of LLaDA-8B (arXiv:2502.09992), straight to a device and dtype (None: as stored).
-
-    `mask_id` and `eos_ids` come from config.json, generation_config.json or tokenizer_config.json, EoT (`<|eot_id|>`)
-    joins EOS where the tokenizer has it; an argument replaces what the files say, and `eos_ids=()` means that rows
-    never stop early. Raises CheckpointError for a missing, torn, wrong or unsupported file.
-    """
-    return _load(LLADA, Path(folder), torch.device(device), dtype, Given(mask_id, eos_ids))
-
-
-def load_dream(
-    folder: str | Path,
-    *,
-    device: str | torch.device = "cpu",
-    dtype: torch.dtype | None = None,
-    mask_id: int | None = None,
-    eos_ids: Sequence[int] | None = None,
-) -> PublicTransformer:
-    """A folder in the layout of Dream-7B (arXiv:2508.15487), as `load_llada`: EoT is `<|im_end|>`, shift is 1.
-
-    Dream's tokenizer is published as vocab.json and merges.txt. Only a tokenizer.json is read; without one the model
-    has no tokenizer, and prompts are token ids.
-    """
-    return _load(DREAM, Path(folder), torch.device(device), dtype, Given(mask_id, eos_ids))
 
 
 class TextTokenizer:
@@ -111,9 +78,10 @@ class TextTokenizer:
         return found
 
 
-def _load(
+def load(
     layout: Layout, folder: Path, device: torch.device, dtype: torch.dtype | None, given: Given
 ) -> PublicTransformer:
+    """A folder in a layout, straight to a device and dtype (None: as stored). Raises CheckpointError."""
     fields = Fields.read(existing(folder / CONFIG))
     fields.require(layout)
     tokenizer = TextTokenizer.load(folder / TOKENIZER) if (folder / TOKENIZER).exists() else None

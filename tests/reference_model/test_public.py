@@ -17,9 +17,11 @@ from torch import Tensor
 
 from dllm_reference_model import load
 from dllm_reference_model.checkpoint import CheckpointError
+from dllm_reference_model.load import dream as load_dream
+from dllm_reference_model.load import llada as load_llada
 from dllm_reference_model.model import Transformer
 from dllm_reference_model.prompts import dream_chat, llada_chat
-from dllm_reference_model.public import INDEX, load_dream, load_llada
+from dllm_reference_model.public import INDEX
 
 GOLDENS = Path(__file__).parents[1] / "data" / "goldens"
 MANIFEST = json.loads((GOLDENS / "manifest.json").read_text(encoding="utf-8"))
