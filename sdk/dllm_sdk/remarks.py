@@ -6,7 +6,6 @@ Asks it for one step and looks at its class. Knows the loop and the protocol, no
 from __future__ import annotations
 
 from dataclasses import dataclass, field, is_dataclass
-from functools import partial
 from inspect import get_annotations
 from typing import Any
 
@@ -18,9 +17,10 @@ from dllm_sdk.combining import Wrapper, telling
 from dllm_sdk.compiling import line_of, obstacle
 from dllm_sdk.contract import map_tensors
 from dllm_sdk.decoding import decode
-from dllm_sdk.elsewhere import ELSEWHERE, DeviceError, Uncrossed, elsewhere, send
+from dllm_sdk.elsewhere import DeviceError, Uncrossed, elsewhere
 from dllm_sdk.scheduler import Decision, Scheduler, View
 from dllm_sdk.toys import ToyModel, with_toy_ids
+from dllm_sdk.watching import sent
 
 
 @torch.inference_mode()  # as in the loop, whose views cannot be written into elsewhere
@@ -81,12 +81,6 @@ def _crossing(scheduler: Scheduler[Any], method: str, given: Any) -> str | None:
         except Exception:
             return None  # it asks for something that only a real device has
     return None
-
-
-def sent(scheduler: Scheduler[Any], model: ToyModel, method: str, given: Any) -> partial[Any]:
-    """A method with what it is given, all of it elsewhere."""
-    away = bind(scheduler, model.build(ELSEWHERE))
-    return partial(getattr(away, method), *map_tensors(lambda tensor: send(tensor.clone()), given))
 
 
 @dataclass(frozen=True)
