@@ -28,9 +28,9 @@ from torch._dynamo.backends.registry import lookup_backend
 from torch._dynamo.exc import TorchDynamoException
 from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException, FakeTensorMode
 
-from dllm_sdk.contract import map_tensors
 from dllm_sdk.elsewhere import DeviceError, Uncrossed
 from dllm_sdk.errors import ConfigError, DllmError
+from dllm_sdk.trees import map_tensors
 
 Function = Callable[..., Any]
 

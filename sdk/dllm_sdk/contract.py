@@ -5,16 +5,15 @@ State is a tuple (of tuples) of tensors that lead with B, so rows can be taken a
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from dllm_sdk.errors import ConfigError, SchedulerError
 from dllm_sdk.scheduler import MOST_PATIENCE, Decision, Scheduler, View, check_value
+from dllm_sdk.trees import alike
 
-T = TypeVar("T")
 _PROPERTIES = {"revises": (False, True), "replan": ("block", "step"), "fits": ("any", "lasting", "own")}
 _METHODS = ("horizon", "init", "plan", "select")
 
@@ -76,31 +75,6 @@ def merge_state(scheduler: Scheduler[Any], name: str, old: Any, new: Any, who: T
     merged = new if who is None else torch.where(who.view(-1, *[1] * (old.dim() - 1)), new, old)
     # Compiled code is made for strides too, and `contiguous` leaves those of a single row as they are.
     return merged if merged.stride() == old.stride() else merged.clone(memory_format=torch.contiguous_format)
-
-
-def map_tensors(function: Callable[[Tensor], Tensor], tree: Any) -> Any:
-    """Apply a function to every tensor of a (named) tuple of tuples; what is neither stays as it is."""
-    if isinstance(tree, Tensor):
-        return function(tree)
-    if not isinstance(tree, tuple):
-        return tree
-    return alike(tree, [map_tensors(function, part) for part in tree])
-
-
-def take(tree: T, index: Tensor) -> T:
-    """Some rows, int64 [n], of every tensor of a tuple of tuples."""
-    taken: T = map_tensors(lambda tensor: tensor[index], tree)
-    return taken
-
-
-def alike(tree: tuple[Any, ...], parts: list[Any]) -> Any:
-    """The parts as a tuple of the same kind: a named one keeps its names."""
-    return type(tree)(*parts) if hasattr(tree, "_fields") else tuple(parts)
-
-
-def tensors_of(tree: Any) -> list[Tensor]:
-    """Every tensor of a tuple of tuples, in order."""
-    return [tree] if isinstance(tree, Tensor) else [tensor for part in tree for tensor in tensors_of(part)]
 
 
 class Applied(NamedTuple):

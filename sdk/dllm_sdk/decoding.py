@@ -20,7 +20,7 @@ from torch import Tensor
 from dllm_sdk.binding import bind, holdings
 from dllm_sdk.caching import Cache, NoCache
 from dllm_sdk.canvas import Canvas, OpenMask, Prompts, build_canvas, padded
-from dllm_sdk.contract import Applied, check_members, check_state, take
+from dllm_sdk.contract import Applied, check_members, check_state
 from dllm_sdk.deciding import Decided, Decider
 from dllm_sdk.errors import ConfigError, SchedulerError
 from dllm_sdk.execution import Backend, Runner, check_backend, runner
@@ -29,6 +29,7 @@ from dllm_sdk.model import Model, Store
 from dllm_sdk.rows import Line, Rows, columns, first_rows, trouble
 from dllm_sdk.sampling import Sampler
 from dllm_sdk.scheduler import Scheduler, View, check_value
+from dllm_sdk.trees import take
 
 _STRONGEST = 1e6  # more guidance would make logits infinite
 

@@ -20,10 +20,10 @@ import torch
 from torch import Tensor
 
 from dllm_sdk.compiling import Compiler, settings, signature
-from dllm_sdk.contract import map_tensors
 from dllm_sdk.errors import ConfigError, ModelError
 from dllm_sdk.graphs import Captured, copy_into, move_into
 from dllm_sdk.model import Model, Store
+from dllm_sdk.trees import map_tensors
 
 Backend: TypeAlias = Literal["eager", "compile", "graph"]
 BACKENDS: tuple[Backend, ...] = get_args(Backend)

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dllm_sdk.contract import alike, map_tensors, tensors_of
+from dllm_sdk.trees import alike, map_tensors, tensors_of
 
 
 class Captured:

@@ -13,12 +13,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from dllm_sdk.contract import take
 from dllm_sdk.errors import ModelError
 from dllm_sdk.execution import Runner
 from dllm_sdk.lanes import at_lanes, before, lanes
 from dllm_sdk.model import Model, Store
 from dllm_sdk.rows import Rows
+from dllm_sdk.trees import take
 
 
 class Shape(NamedTuple):

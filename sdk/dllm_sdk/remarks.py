@@ -15,11 +15,11 @@ from torch import Tensor
 from dllm_sdk.binding import bind
 from dllm_sdk.combining import Wrapper, telling
 from dllm_sdk.compiling import line_of, obstacle
-from dllm_sdk.contract import map_tensors
 from dllm_sdk.decoding import decode
 from dllm_sdk.elsewhere import DeviceError, Uncrossed, elsewhere
 from dllm_sdk.scheduler import Decision, Scheduler, View
 from dllm_sdk.toys import ToyModel, with_toy_ids
+from dllm_sdk.trees import map_tensors
 from dllm_sdk.watching import sent
 
 

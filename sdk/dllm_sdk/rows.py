@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from dllm_sdk.canvas import Canvas
-from dllm_sdk.contract import map_tensors
 from dllm_sdk.errors import DllmError, ModelError, SchedulerError, SchedulerStalled
 from dllm_sdk.sampling import row_seed
 from dllm_sdk.scheduler import Scheduler
+from dllm_sdk.trees import map_tensors
 
 
 class Rows(NamedTuple):

@@ -18,10 +18,11 @@ from torch.utils._pytree import tree_leaves, tree_map
 from dllm_sdk.binding import Held, bind, named, stamp, summary
 from dllm_sdk.combining import Wrapper
 from dllm_sdk.compiling import line_of
-from dllm_sdk.contract import check_state, map_tensors
+from dllm_sdk.contract import check_state
 from dllm_sdk.elsewhere import ELSEWHERE, DeviceError, elsewhere, fetch, send
 from dllm_sdk.scheduler import Decision, Scheduler, View, values_of
 from dllm_sdk.toys import ToyModel
+from dllm_sdk.trees import map_tensors
 
 _LARGE = 100_000  # numbers in a tensor or module that are too many to digest at every call
 

@@ -16,12 +16,13 @@ import torch
 from torch import Tensor
 
 from dllm_sdk.binding import S, look_up, on_device
-from dllm_sdk.contract import Applied, allowed, check_pair, check_state, map_tensors, merge_state
+from dllm_sdk.contract import Applied, allowed, check_pair, check_state, merge_state
 from dllm_sdk.lanes import lanes, placed
 from dllm_sdk.model import Model
 from dllm_sdk.rules import hash_with, top_k
 from dllm_sdk.sampling import Sampler, row_seed
 from dllm_sdk.scheduler import Scheduler, View
+from dllm_sdk.trees import alike, map_tensors
 
 
 class Block(NamedTuple):
@@ -180,5 +181,4 @@ def join(blocks: Sequence[Any]) -> Any:
     """Rows that may come from different requests, as one batch; blocks, or states of equal structure."""
     if isinstance(blocks[0], Tensor):
         return torch.cat(list(blocks))
-    parts = [join(part) for part in zip(*blocks, strict=True)]
-    return type(blocks[0])(*parts) if hasattr(blocks[0], "_fields") else tuple(parts)
+    return alike(blocks[0], [join(part) for part in zip(*blocks, strict=True)])
