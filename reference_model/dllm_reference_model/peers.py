@@ -31,10 +31,10 @@ class Peers:
 
 
 def together(count: int, work: Callable[..., Any], *arguments: Any) -> None:
-    """Run `work(peers, *arguments)` in `count` processes of one thread each; they end together, also when killed."""
+    """Run `work(*arguments, peers=...)` in `count` processes of one thread each; they end, also killed, together."""
     if count == 1:
         torch.set_num_threads(1)
-        work(Peers(), *arguments)
+        work(*arguments, peers=Peers())
         return
     with tempfile.TemporaryDirectory() as folder:
         meeting = str(Path(folder) / "meeting")
@@ -47,7 +47,7 @@ def _join(rank: int, count: int, meeting: str, work: Callable[..., Any], argumen
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=count)
     try:
-        work(Peers(rank, count), *arguments)
+        work(*arguments, peers=Peers(rank, count))
     finally:
         dist.destroy_process_group()
     # Not by way of Python's end, which kills threads that still want the interpreter: one of gloo's takes the process

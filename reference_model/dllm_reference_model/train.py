@@ -9,12 +9,13 @@ import dataclasses
 import json
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from random import Random
+from statistics import fmean
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from dllm_reference_model import checkpoint, evaluate, tasks
 from dllm_reference_model.data import batches, in_blocks, masked, sample
@@ -45,15 +46,16 @@ def train(
         _say(f"going on from step {trainer.step} of {recipe.steps}")
     last = min(recipe.steps, stop_after or recipe.steps)
     stream = batches(recipe.seed, recipe.mix, trainer.tokenizer, trainer.next, block_causal=recipe.block_causal)
-    clock, mean = _Clock(trainer), _Mean()
+    clock, losses = _Clock(trainer), list[float]()  # since they were last told
     while trainer.step < last:
         following, parts = next(stream)
-        mean.add(trainer.update(parts))
+        losses.append(float(trainer.update(parts)))
         trainer.next = following
         if trainer.peers.rank:
             continue  # the first process speaks, evaluates and saves
         if trainer.step % 50 == 0:
-            _say(f"{clock.line()}  loss {mean.take():.4f}")
+            _say(f"{clock.line()}  loss {fmean(losses):.4f}")
+            losses.clear()
         if trainer.step % evaluate_every == 0 or trainer.step == recipe.steps:
             trainer.curve.append(_validate(trainer, prompts))
         if trainer.step % save_every == 0 or trainer.step == last:
@@ -85,20 +87,6 @@ class _Clock:
             f"step {trainer.step}/{trainer.recipe.steps}  {trainer.tokens / 1e6:.2f}M tokens"
             f"  {speed:,.0f} tokens/s  {left / 60:.1f} min left"
         )
-
-
-class _Mean:
-    """Mean of the losses since the last look."""
-
-    def __init__(self) -> None:
-        self.losses: list[float] = []
-
-    def add(self, loss: Tensor) -> None:
-        self.losses.append(float(loss))
-
-    def take(self) -> float:
-        mean, self.losses = sum(self.losses) / len(self.losses), []
-        return mean
 
 
 def _validate(trainer: Trainer, prompts: int) -> dict[str, Any]:
@@ -166,7 +154,7 @@ def main() -> None:
             read_state(args.output / STATE, recipe)  # so that a wrong one is a sentence, not a crash
         if recipe.start:  # the same
             new_model(recipe, Tokenizer.build(samples=recipe.tokenizer_samples))
-        together(recipe.processes, _work, recipe, args.output, options)
+        together(recipe.processes, partial(train, **options), recipe, args.output)
     except (checkpoint.CheckpointError, OSError) as error:
         parser.exit(1, f"{parser.prog}: {error}\n")
 
@@ -197,10 +185,6 @@ def _share(text: str) -> float:
     if not 0 <= share <= 1:
         raise argparse.ArgumentTypeError(f"expected a share from 0 to 1, got {text!r}")
     return share
-
-
-def _work(peers: Peers, recipe: Recipe, output: Path, options: dict[str, int]) -> None:
-    train(recipe, output, peers=peers, **options)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from typing import Any, Literal, TypeAlias
 from torch import Tensor
 
 from dllm_sdk.errors import ConfigError
-from dllm_sdk.scheduler import Decision, Scheduler, View, keeps_state, parts_of
+from dllm_sdk.scheduler import Decision, Scheduler, View, parts_of
 
 
 @dataclass(frozen=True)
@@ -65,25 +65,6 @@ class Wrapper(Scheduler[Any]):
     def select(self, view: View, state: Any) -> tuple[Decision, Any]:
         """What the inner one decides."""
         return self.inner.select(view, state)
-
-
-def telling(view: View, note: Callable[[str], object]) -> View:
-    """The view, for a wrapper that watches: `note` is called with the name of every field that is asked for."""
-
-    class Telling(View):
-        def __getattribute__(self, name: str) -> Any:
-            if name in View._fields:
-                note(name)
-            return super().__getattribute__(name)
-
-    return Telling(*view)
-
-
-def _has_state(scheduler: Scheduler[Any]) -> bool:
-    """Whether it has one of its own, or wraps one that has."""
-    while isinstance(scheduler, Wrapper) and type(scheduler).init is Wrapper.init:
-        scheduler = scheduler.inner
-    return keeps_state(scheduler)
 
 
 SelectFunction: TypeAlias = Callable[[View], Tensor]
@@ -167,6 +148,13 @@ class Combined(Scheduler[tuple[Any, Any]]):
         return decision, (state[0], select_state)
 
 
+def _has_state(scheduler: Scheduler[Any]) -> bool:
+    """Whether it has one of its own, or wraps one that has."""
+    while isinstance(scheduler, Wrapper) and type(scheduler).init is Wrapper.init:
+        scheduler = scheduler.inner
+    return type(scheduler).init is not Scheduler.init
+
+
 def combine(*, plan: Scheduler[Any], select: Scheduler[Any] | SelectFunction) -> Combined:
     """Blocks of one scheduler with the commits of another, or of a function `f(view) -> bool [B, L]`.
 
@@ -176,3 +164,15 @@ def combine(*, plan: Scheduler[Any], select: Scheduler[Any] | SelectFunction) ->
     """
     is_function = callable(select) and not isinstance(select, type | Scheduler)
     return Combined(plan, FromFunction(select) if is_function else select)  # type: ignore[arg-type]
+
+
+def telling(view: View, note: Callable[[str], object]) -> View:
+    """The view, for a wrapper that watches: `note` is called with the name of every field that is asked for."""
+
+    class Telling(View):
+        def __getattribute__(self, name: str) -> Any:
+            if name in View._fields:
+                note(name)
+            return super().__getattribute__(name)
+
+    return Telling(*view)

@@ -111,7 +111,7 @@ class Scheduler(ABC, Generic[State]):
         "any": whoever planned them. "lasting", the default with a state: those that stay as planned until they are
         done, since `select` counts their steps or keeps state from their start. "own": those of its own `plan` only.
         """
-        return "lasting" if keeps_state(self) else "any"
+        return "any" if type(self).init is Scheduler.init else "lasting"
 
     def horizon(self, gen_length: int) -> int:
         """How many undecided positions `plan` wants the logits of; 0: it is asked before the forward pass.
@@ -180,8 +180,3 @@ def check_value(name: str, value: object, low: float, high: float = float("inf")
         if beyond and not top:
             allowed += ", with a point if it has more than 63 bits"
         raise ConfigError(f"{name} must be {allowed}, got {value!r}")
-
-
-def keeps_state(scheduler: Scheduler[Any]) -> bool:
-    """Whether it has a state at all."""
-    return type(scheduler).init is not Scheduler.init

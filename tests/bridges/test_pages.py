@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from dllm_sdk import ConfigError, Decision, Scheduler, load_scheduler
-from dllm_sdk.bridges.block import Decider, open_block, step
+from dllm_sdk.bridges.block import Terms, open_block, step
 from dllm_sdk.bridges.hosts import obstacle, scheduler_for
 from dllm_sdk.elsewhere import ELSEWHERE, elsewhere
 from dllm_sdk.rules import first
@@ -64,7 +64,7 @@ def test_the_yaml_of_the_page_starts_a_server(
         model_config=SimpleNamespace(hf_config=SimpleNamespace(architectures=["LLaDA2MoeModelLM"])),
     )
     base = importlib.import_module("sglang.srt.dllm.algorithm.base")
-    assert base.DllmAlgorithm.from_server_args(arguments).decider.scheduler.threshold == 0.85
+    assert base.DllmAlgorithm.from_server_args(arguments).terms.scheduler.threshold == 0.85
     sglang_source.forget()
 
 
@@ -120,19 +120,19 @@ def test_members_of_the_wrong_kind_are_named_by_hosts() -> None:
 def test_a_row_that_stops_is_filled_with_eos() -> None:
     tokens, nowhere = torch.full((1, 4), 7), torch.zeros(1, 4, dtype=torch.bool)
     logits = torch.zeros(1, 4, 8).index_fill(2, torch.tensor(3), 5.0)
-    decider = Decider(Toy(stops=True), mask_id=7, eos_ids=(2,))
-    done = step(decider, open_block(decider.scheduler, tokens, nowhere), tokens, logits)
-    done = step(decider, done.block, done.tokens, logits)
+    terms = Terms(Toy(stops=True), mask_id=7, eos_ids=(2,))
+    done = step(terms, open_block(terms.scheduler, tokens, nowhere), tokens, logits)
+    done = step(terms, done.block, done.tokens, logits)
     assert done.tokens.tolist() == [[3, 3, 2, 2]] and bool(done.block.closed)
 
 
 def test_a_scheduler_that_idles_neither_hangs_nor_falls() -> None:
     tokens, nowhere = torch.full((1, 4), 7), torch.zeros(1, 4, dtype=torch.bool)
-    decider = Decider(Toy(idles=True), mask_id=7)
-    block = open_block(decider.scheduler, tokens, nowhere)
+    terms = Terms(Toy(idles=True), mask_id=7)
+    block = open_block(terms.scheduler, tokens, nowhere)
     for _ in range(4):
         with pytest.warns(RuntimeWarning, match="brought no fewer masks"):
-            done = step(decider, block, tokens, torch.zeros(1, 4, 8))
+            done = step(terms, block, tokens, torch.zeros(1, 4, 8))
         tokens, block = done.tokens, done.block
     assert bool(block.closed) and 7 not in tokens
 
@@ -144,10 +144,10 @@ def test_a_host_may_decode_on_another_device(spec: str) -> None:
 
     def decoded(place: Callable[[Tensor], Tensor]) -> list[list[int]]:
         tokens = place(torch.full((2, 8), 5))
-        decider = Decider(load_scheduler(spec), mask_id=5)
-        block = open_block(decider.scheduler, tokens, torch.zeros_like(tokens, dtype=torch.bool))
+        terms = Terms(load_scheduler(spec), mask_id=5)
+        block = open_block(terms.scheduler, tokens, torch.zeros_like(tokens, dtype=torch.bool))
         while not block.closed.all():
-            done = step(decider, block, tokens, place(logits))
+            done = step(terms, block, tokens, place(logits))
             block, tokens = done.block, done.tokens
         return tokens.tolist()
 

@@ -153,7 +153,7 @@ def test_a_server_reads_the_yaml(sglang: Any, tmp_path: Path) -> None:
     )
     algorithm = sglang.base.DllmAlgorithm.from_server_args(arguments)
     assert isinstance(algorithm, sglang.bridge.DllmSDK) and algorithm.fdfo and algorithm.block_size == 4
-    assert algorithm.decider.scheduler.eos == (156892,) and algorithm.mask_id == 156895
+    assert algorithm.terms.scheduler.eos == (156892,) and algorithm.mask_id == 156895
 
 
 def test_sglangs_loader_finds_the_plug_in(sglang: Any) -> None:

@@ -49,8 +49,8 @@ class Stepped(NamedTuple):
     block: Block
 
 
-class Decider(NamedTuple):
-    """All that a decision depends on besides tensors."""
+class Terms(NamedTuple):
+    """On which a host's blocks are decided: all that a decision depends on besides tensors."""
 
     scheduler: Scheduler[Any]
     mask_id: int
@@ -74,31 +74,31 @@ def open_block(scheduler: Scheduler[Any], tokens: Tensor, given: Tensor) -> Bloc
     return Block(given, masked, torch.zeros_like(left), left, torch.zeros_like(left), left == 0, state)
 
 
-def step(decider: Decider, block: Block, tokens: Tensor, logits: Tensor) -> Stepped:
+def step(terms: Terms, block: Block, tokens: Tensor, logits: Tensor) -> Stepped:
     """Decide from the logits, [B, n, V], of the block's tokens, int64 [B, n]."""
-    decider = decider._replace(scheduler=on_device(decider.scheduler, tokens.device))
-    view = _look(decider, block, tokens, logits)
+    terms = terms._replace(scheduler=on_device(terms.scheduler, tokens.device))
+    view = _look(terms, block, tokens, logits)
     if bool((block.step == 0).any()):
-        block = block._replace(state=_planned(decider.scheduler, block, view))
-    returned = decider.scheduler.select(view, block.state)
-    check_pair(decider.scheduler, "select", returned)
-    decision = allowed(decider.scheduler, returned[0], view, decider.mask_id)
-    decision = _moved_on(decider.scheduler, block, view, _stopped(decider.eos_ids, view.open, decision))
-    block = block._replace(state=merge_state(decider.scheduler, "select's state", block.state, returned[1]))
-    return _apply(decider, block, view, decision)
+        block = block._replace(state=_planned(terms.scheduler, block, view))
+    returned = terms.scheduler.select(view, block.state)
+    check_pair(terms.scheduler, "select", returned)
+    decision = allowed(terms.scheduler, returned[0], view, terms.mask_id)
+    decision = _moved_on(terms.scheduler, block, view, _stopped(terms.eos_ids, view.open, decision))
+    block = block._replace(state=merge_state(terms.scheduler, "select's state", block.state, returned[1]))
+    return _apply(terms, block, view, decision)
 
 
-def _look(decider: Decider, block: Block, tokens: Tensor, logits: Tensor) -> View:
+def _look(terms: Terms, block: Block, tokens: Tensor, logits: Tensor) -> View:
     """What `select` sees: drafts where the loop would compute some, tokens elsewhere."""
     size = tokens.shape[1]
     active = ~block.closed[:, None]
-    committed = ~block.given & ~block.masked & active & decider.scheduler.revises
+    committed = ~block.given & ~block.masked & active & terms.scheduler.revises
     open = block.masked & active
     window = lanes(open | committed, size)
     near = window.clamp(max=size - 1)[..., None].expand(*window.shape, logits.shape[-1])
     rows = torch.zeros_like(block.step)
-    key = hash_with(row_seed(rows + decider.seed, tokens, rows + size), block.step)
-    drafts = decider.sampler(logits.gather(1, near), key, tokens, window, decider.mask_id)
+    key = hash_with(row_seed(rows + terms.seed, tokens, rows + size), block.step)
+    drafts = terms.sampler(logits.gather(1, near), key, tokens, window, terms.mask_id)
     draft = placed(tokens, window, drafts.draft)
     confidence = placed(torch.zeros_like(tokens, dtype=torch.float32), window, drafts.confidence)
     masks = (~block.given).sum(1)
@@ -151,10 +151,10 @@ def _moved_on(scheduler: Scheduler[Any], block: Block, view: View, decision: App
     )
 
 
-def _apply(decider: Decider, block: Block, view: View, decision: Applied) -> Stepped:
+def _apply(terms: Terms, block: Block, view: View, decision: Applied) -> Stepped:
     commit, written, remask, edit, hold, _ = decision
     written = torch.where(commit | edit, written, view.tokens)
-    tokens = written.masked_fill(remask, decider.mask_id)
+    tokens = written.masked_fill(remask, terms.mask_id)
     masked = (block.masked & ~commit) | remask
     left = masked.sum(1)
     closed = block.closed | ((left == 0) & ~hold)

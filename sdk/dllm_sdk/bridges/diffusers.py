@@ -15,7 +15,7 @@ from typing import Any, Literal, TypeAlias
 import torch
 from torch import Tensor
 
-from dllm_sdk.bridges.block import Block, Decider, open_block, step
+from dllm_sdk.bridges.block import Block, Terms, open_block, step
 from dllm_sdk.bridges.hosts import listed, scheduler_for
 from dllm_sdk.errors import ConfigError
 from dllm_sdk.rules import aligned, hash_with
@@ -87,8 +87,8 @@ class DllmScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
             given = torch.zeros_like(sample, dtype=torch.bool) if prompt_mask is None else prompt_mask.expand_as(sample)
             self._block, self._opened = open_block(self._scheduler, sample, given), self._opened + 1
         seed = int(hash_with(torch.tensor(self._seed), self._opened))
-        decider = Decider(self._scheduler, mask_token_id, self._eos_ids, sampler, seed)
-        done = step(decider, self._block, sample, model_output)
+        terms = Terms(self._scheduler, mask_token_id, self._eos_ids, sampler, seed)
+        done = step(terms, self._block, sample, model_output)
         self._block = done.block
         output = (done.tokens, done.commit, done.revise, done.draft, done.confidence, model_output)
         return BlockRefinementSchedulerOutput(*output) if return_dict else output

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dllm_sdk.bridges.block import Decider, Stepped, bound, open_block, step
+from dllm_sdk.bridges.block import Stepped, Terms, bound, open_block, step
 from dllm_sdk.combining import Wrapper, telling
 from dllm_sdk.contract import check_members
 from dllm_sdk.errors import ConfigError
@@ -121,14 +121,14 @@ def _planned(scheduler: Scheduler[Any], size: int, start: int) -> list[int]:
 
 def _run(scheduler: Scheduler[Any], size: int, seeds: Tensor, state: Any) -> list[Stepped]:
     """One block of masks per seed, int64 [B], to its end, from a state or the scheduler's own."""
-    decider = Decider(scheduler, _MASK, eos_ids=(1,))
+    terms = Terms(scheduler, _MASK, eos_ids=(1,))
     tokens = torch.full((len(seeds), size), _MASK)
     block = open_block(scheduler, tokens, torch.zeros_like(tokens, dtype=torch.bool))
     if state is not None:
         block = block._replace(state=state)
     steps: list[Stepped] = []
     while not bool(block.closed.all()):
-        steps.append(step(decider, block, tokens, _logits(tokens, seeds)))
+        steps.append(step(terms, block, tokens, _logits(tokens, seeds)))
         tokens, block = steps[-1].tokens, steps[-1].block
     return steps
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import Tensor
 
-from dllm_sdk.bridges.block import Block, Decider, join, open_block, split, step
+from dllm_sdk.bridges.block import Block, Terms, join, open_block, split, step
 from dllm_sdk.bridges.hosts import listed, scheduler_for
 from dllm_sdk.errors import ConfigError
 
@@ -39,16 +39,16 @@ class DllmSDK(DllmAlgorithm):  # type: ignore[misc]
             raise ConfigError(f"the YAML of --dllm-algorithm-config {wrong}: it may hold {', '.join(_KEYS)}")
         eos_ids, seed = listed(given.get("eos_ids", ())), given.get("seed", 0)
         scheduler = scheduler_for("SGLang", given["scheduler"], self.block_size, eos_ids=eos_ids, seed=seed)
-        self.decider = Decider(scheduler, self.mask_id, eos_ids, seed=seed)
+        self.terms = Terms(scheduler, self.mask_id, eos_ids, seed=seed)
 
     def init_step_state(self, forward_batch: Any) -> list[Block]:
         """One block per request."""
         tokens = forward_batch.input_ids.view(forward_batch.batch_size, self.block_size)
-        return split(open_block(self.decider.scheduler, tokens, self._prompt_mask(forward_batch)))
+        return split(open_block(self.terms.scheduler, tokens, self._prompt_mask(forward_batch)))
 
     def max_steps(self, block_size: int) -> int:
         """As many as `block.step` can take, and one that writes nothing."""
-        scheduler = self.decider.scheduler
+        scheduler = self.terms.scheduler
         idle = scheduler.patience + block_size if scheduler.revises else 1
         return (block_size + 1) * idle + 1
 
@@ -56,7 +56,7 @@ class DllmSDK(DllmAlgorithm):  # type: ignore[misc]
         """One decision per request. True: the block is final, and this forward has stored its final keys."""
         shape = (forward_batch.batch_size, self.block_size)
         tokens = forward_batch.input_ids.view(shape)
-        done = step(self.decider, join(states), tokens, full_logits.view(*shape, -1))
+        done = step(self.terms, join(states), tokens, full_logits.view(*shape, -1))
         forward_batch.input_ids.copy_(done.tokens.view(-1))  # in place: CUDA graphs know this very tensor
         states[:] = split(done.block)
         settled: list[bool] = done.settled.tolist()
