@@ -25,7 +25,6 @@ class Cache:
     stores: ClassVar[bool] = True  # whether keys and values are kept from step to step
 
     def __post_init__(self) -> None:
-        """Check the fields."""
         if not isinstance(self.suffix, bool):
             raise ConfigError(f"{type(self).__name__}: suffix must be true or false, got {self.suffix!r}")
 
@@ -60,7 +59,6 @@ class _Refreshing(Cache):
     refresh_every: int | None = None
 
     def __post_init__(self) -> None:
-        """Check the fields."""
         super().__post_init__()
         if self.refresh_every is not None:
             check_number(self, "refresh_every", 1, whole=True)

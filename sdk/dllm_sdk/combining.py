@@ -26,7 +26,6 @@ class Wrapper(Scheduler[Any]):
     inner: Scheduler[Any]  # what is wrapped
 
     def __post_init__(self) -> None:
-        """Check the field."""
         if not isinstance(self.inner, Scheduler):
             raise ConfigError(f"{type(self).__name__}: inner must be a scheduler, got {self.inner!r}")
 

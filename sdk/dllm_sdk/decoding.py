@@ -107,7 +107,6 @@ class Options:
     backend: Backend
 
     def __post_init__(self) -> None:
-        """Check the fields."""
         check_backend(self.backend)
         if not isinstance(self.cache, Cache):
             raise ConfigError(f"cache must be a Cache, such as DualCache() or load_cache('dual'), got {self.cache!r}")

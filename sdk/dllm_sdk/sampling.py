@@ -53,7 +53,6 @@ class Sampler:
     processors: tuple[Processor, ...] = ()
 
     def __post_init__(self) -> None:
-        """Check the fields."""
         check_number(self, "temperature", 0.0)
         check_number(self, "top_p", 0.0, 1.0)
         if self.temperature and not 1 / _HOTTEST <= self.temperature <= _HOTTEST:

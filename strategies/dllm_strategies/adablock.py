@@ -28,7 +28,6 @@ class AdaBlock(Scheduler):
     window: float = 0.25
 
     def __post_init__(self) -> None:
-        """Check the fields."""
         check_number(self, "block", 1, whole=True)
         check_number(self, "threshold", 0)
         check_number(self, "delimiter_threshold", 0)

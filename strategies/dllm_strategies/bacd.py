@@ -26,7 +26,6 @@ class BACD(Scheduler[Mean]):
     high: float = 0.9
 
     def __post_init__(self) -> None:
-        """Check the fields."""
         check_number(self, "block", 1, whole=True)
         check_number(self, "low", 0)
         check_number(self, "high", 0)

@@ -31,7 +31,6 @@ class BlockRefinement(Scheduler[Counter]):
     post_steps: int = 16
 
     def __post_init__(self) -> None:
-        """Check the fields."""
         check_number(self, "block", 1, whole=True)
         check_number(self, "steps", 1, whole=True)
         check_number(self, "threshold", 0)

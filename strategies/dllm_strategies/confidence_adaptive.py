@@ -25,7 +25,6 @@ class ConfidenceAdaptive(Scheduler):
     commit_threshold: float = 0.9
 
     def __post_init__(self) -> None:
-        """Check the fields."""
         check_number(self, "threshold", 0)
         check_number(self, "min_block", 1, whole=True)
         check_number(self, "max_block", 1, whole=True)

@@ -31,7 +31,6 @@ class CreditDecoding(Scheduler[Credit]):
     kept: int = 4
 
     def __post_init__(self) -> None:
-        """Check the fields."""
         check_number(self, "block", 1, whole=True)
         check_number(self, "threshold", 0)
         check_number(self, "weight", 0)

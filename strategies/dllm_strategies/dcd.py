@@ -25,7 +25,6 @@ class DCD(Scheduler):
     threshold: float = 0.9
 
     def __post_init__(self) -> None:
-        """Check the fields."""
         check_number(self, "window", 1, whole=True)
         check_number(self, "reach", 1)
         check_number(self, "threshold", 0)

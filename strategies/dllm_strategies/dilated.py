@@ -26,7 +26,6 @@ class Dilated(Scheduler[Rounds]):
     base: int = 2
 
     def __post_init__(self) -> None:
-        """Check the fields."""
         check_number(self, "block", 1, whole=True)
         check_number(self, "base", 2, whole=True)
 

@@ -23,7 +23,6 @@ class DInferHierarchical(Scheduler):
     low: float = 0.4
 
     def __post_init__(self) -> None:
-        """Check the fields."""
         check_number(self, "block", 1, whole=True)
         check_number(self, "threshold", 0)
         check_number(self, "low", 0)

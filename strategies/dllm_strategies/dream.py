@@ -30,7 +30,6 @@ class Dream(Scheduler[Counter]):
     start: int = 0
 
     def __post_init__(self) -> None:
-        """Check the fields."""
         check_number(self, "steps", 1, whole=True)
         check_number(self, "block", 0, whole=True)
         check_number(self, "start", 0, self.steps - 1, whole=True)

@@ -27,7 +27,6 @@ class DreamOrigin(Scheduler[Times]):
     block: int = 0
 
     def __post_init__(self) -> None:
-        """Check the fields."""
         check_number(self, "steps", 1, whole=True)
         check_number(self, "block", 0, whole=True)
 

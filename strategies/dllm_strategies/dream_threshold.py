@@ -26,7 +26,6 @@ class DreamThreshold(Scheduler[LeftOver]):
     threshold: float = 0.9
 
     def __post_init__(self) -> None:
-        """Check the fields."""
         check_number(self, "steps", 1, whole=True)
         check_number(self, "threshold", 0)
 

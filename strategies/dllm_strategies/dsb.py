@@ -27,7 +27,6 @@ class DSB(Scheduler):
     threshold: float = 0.9
 
     def __post_init__(self) -> None:
-        """Check the fields."""
         check_number(self, "block", 1, whole=True)
         check_number(self, "threshold", 0)
         if self.slide not in ("const", "greedy"):

@@ -26,7 +26,6 @@ class EarlyCommit(Wrapper):
     revises = Scheduler.revises  # never, since no inner one does
 
     def __post_init__(self) -> None:
-        """Check the fields."""
         super().__post_init__()
         if self.inner.revises:
             name = type(self).__name__

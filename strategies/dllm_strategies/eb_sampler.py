@@ -22,7 +22,6 @@ class EBSampler(Scheduler):
     budget: float = 0.1
 
     def __post_init__(self) -> None:
-        """Check the fields."""
         check_number(self, "block", 1, whole=True)
         check_number(self, "budget", 0)
 

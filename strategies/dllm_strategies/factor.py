@@ -22,7 +22,6 @@ class Factor(Scheduler):
     commit_last: bool = False
 
     def __post_init__(self) -> None:
-        """Check the fields."""
         check_number(self, "block", 1, whole=True)
         check_number(self, "factor", 0)
 

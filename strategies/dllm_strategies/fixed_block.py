@@ -25,7 +25,6 @@ class FixedBlock(Scheduler):
     defer: TokenIds = ()
 
     def __post_init__(self) -> None:
-        """Check the fields."""
         check_number(self, "block", 1, whole=True)
         check_number(self, "steps", 1, whole=True)
 

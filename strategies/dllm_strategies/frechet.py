@@ -23,7 +23,6 @@ class Frechet(Scheduler):
     bound: float = 0.25
 
     def __post_init__(self) -> None:
-        """Check the fields."""
         check_number(self, "block", 1, whole=True)
         check_number(self, "bound", 0, 1)
 

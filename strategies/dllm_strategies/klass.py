@@ -34,7 +34,6 @@ class KLASS(Scheduler[History]):
     kept: int = 64
 
     def __post_init__(self) -> None:
-        """Check the fields."""
         for name in ("block", "steps", "kept"):
             check_number(self, name, 1, whole=True)
         check_number(self, "threshold", 0)

@@ -26,7 +26,6 @@ class P2(Scheduler):
     eta: float = 1.0
 
     def __post_init__(self) -> None:
-        """Check the fields."""
         check_number(self, "steps", 1, whole=True)
         check_number(self, "eta", 0, 1e6)
 

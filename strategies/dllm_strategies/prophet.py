@@ -25,7 +25,6 @@ class Prophet(EarlyCommit):
     late: float = 2.5
 
     def __post_init__(self) -> None:
-        """Check the fields."""
         super().__post_init__()
         for name in ("early", "middle", "late"):
             check_number(self, name, 0)

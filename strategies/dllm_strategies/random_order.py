@@ -19,7 +19,6 @@ class RandomOrder(Scheduler):
     steps: int = 32
 
     def __post_init__(self) -> None:
-        """Check the fields."""
         check_number(self, "block", 1, whole=True)
         check_number(self, "steps", 1, whole=True)
 

@@ -31,7 +31,6 @@ class ReMDM(Scheduler):
     level: float = 0.9
 
     def __post_init__(self) -> None:
-        """Check the fields."""
         check_number(self, "steps", 1, whole=True)
         for name in ("eta", "on", "off", "level"):
             check_number(self, name, 0, 1)

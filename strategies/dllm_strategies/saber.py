@@ -28,7 +28,6 @@ class Saber(Scheduler[Confidences]):
     least: int = 2
 
     def __post_init__(self) -> None:
-        """Check the fields."""
         check_number(self, "block", 1, whole=True)
         check_number(self, "least", 1, whole=True)
 

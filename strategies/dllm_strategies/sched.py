@@ -28,7 +28,6 @@ class SchED(EarlyCommit):
     decay: float = 4.0
 
     def __post_init__(self) -> None:
-        """Check the fields."""
         super().__post_init__()
         for name in ("high", "low", "decay"):
             check_number(self, name, 0)

@@ -26,7 +26,6 @@ class StreamingDLLM(Scheduler[Size]):
     relax: float = 0.3
 
     def __post_init__(self) -> None:
-        """Check the fields."""
         check_number(self, "block", 1, whole=True)
         check_number(self, "threshold", 0)
         check_number(self, "relax", 0, 1)

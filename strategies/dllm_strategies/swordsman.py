@@ -27,7 +27,6 @@ class Swordsman(Scheduler):
     threshold: float = 0.9
 
     def __post_init__(self) -> None:
-        """Check the fields."""
         check_number(self, "shift", 0)
         check_number(self, "min_block", 1, whole=True)
         check_number(self, "max_block", 1, whole=True)

@@ -21,7 +21,6 @@ class Threshold(Scheduler):
     threshold: float = 0.9
 
     def __post_init__(self) -> None:
-        """Check the fields."""
         check_number(self, "block", 1, whole=True)
         check_number(self, "threshold", 0)
 
