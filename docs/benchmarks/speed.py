@@ -13,7 +13,7 @@ from statistics import median
 from typing import Any
 
 from dllm_bench import Speed
-from dllm_bench.render import pipe_table
+from dllm_bench.sheet import pipe_table
 from dllm_bench.timing.clocks import Spread
 from dllm_bench.timing.results import Race
 

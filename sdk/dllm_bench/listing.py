@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from itertools import groupby
 
 from dllm_bench.catalogue import Plugin
-from dllm_bench.render import WIDTH
+from dllm_bench.sheet import WIDTH
 
 
 def listing(plugins: Sequence[Plugin]) -> str:

@@ -16,8 +16,8 @@ from typing import Any
 
 from dllm_bench.calibration.scheduler_file import warn_elsewhere
 from dllm_bench.inputs import check_whole
-from dllm_bench.render import Style, csv_lines, grid, json_lines, pipe_table, wrap
-from dllm_bench.results import Format, Result, check_format
+from dllm_bench.results import Result
+from dllm_bench.sheet import Sheet, Table, csv_lines, json_lines
 from dllm_sdk import Cache, ConfigError, DllmError, Model, Scheduler
 
 _MEANING = (
@@ -45,41 +45,32 @@ class Metric:
 class Evaluation(Result):
     """What the harness found."""
 
+    forms = "dllm_bench.lm_evaluation"
     model: str
     scheduler: str
     rows: Sequence[Metric]
     results: Mapping[str, Any] = field(repr=False)  # all that the harness reports; samples have `nfe` and `generated`
     notes: Sequence[str] = field(default=(), repr=False)
 
-    def to(self, format: Format, **style: Any) -> str:
-        """As "table", "json", "jsonl", "csv" or "md". `style` is for the table."""
-        check_format(format)
-        forms = {"table": self._table, "json": self.to_json, "jsonl": self._jsonl, "csv": self._csv, "md": self._md}
-        return forms[format](**style)
-
     def to_json(self) -> str:
         """All that the harness reports, with NFE and TPF among the results of every task."""
         return json.dumps(self.results, indent=2, ensure_ascii=False, default=_plain)
 
-    @property
-    def _title(self) -> str:
-        return f"{self.scheduler} on {self.model}"
 
-    def _table(self, *, heading: Style = str, note: Style = str, rule: str = "-") -> str:
-        cells = [_cells(one) for one in self.rows]
-        lines = grid("task", [one.task for one in self.rows], _TITLES, cells, heading=heading, rule=rule)
-        said = [line for text in self.notes for line in wrap(text)]
-        return "\n".join([*wrap(self._title), "", *lines, "", *said, *(note(line) for line in wrap(_MEANING))])
+def sheet(found: Evaluation) -> Sheet:
+    """A row per metric."""
+    table = Table("task", _TITLES, [(one.task, _cells(one)) for one in found.rows])
+    return Sheet(f"{found.scheduler} on {found.model}", [table], found.notes, [_MEANING])
 
-    def _md(self) -> str:
-        rows = [[one.task, *_cells(one)] for one in self.rows]
-        return "\n".join([f"{self._title}\n", *pipe_table(["task", *_TITLES], rows), "", *self.notes, _MEANING])
 
-    def _jsonl(self) -> str:
-        return json_lines(asdict(one) for one in self.rows)
+def jsonl(found: Evaluation) -> str:
+    """A metric per line."""
+    return json_lines(asdict(one) for one in found.rows)
 
-    def _csv(self) -> str:
-        return csv_lines([asdict(one) for one in self.rows])
+
+def csv(found: Evaluation) -> str:
+    """A metric per line."""
+    return csv_lines([asdict(one) for one in found.rows])
 
 
 def _cells(one: Metric) -> list[str]:

@@ -15,8 +15,8 @@ from typing import Any, TypeAlias
 
 from dllm_bench.metrics import difference, summarise
 from dllm_bench.reading import read_results
-from dllm_bench.render import counted
 from dllm_bench.results import Comparison, Difference, Entrant, Outcome, Result, Row
+from dllm_bench.sheet import counted
 from dllm_sdk.errors import ConfigError
 from dllm_sdk.registry import available
 

@@ -1,33 +1,13 @@
-"""The forms of a comparison: one function per format, each `Comparison -> text`. Knows numbers, not how they arose."""
+"""What a comparison says, and its forms. Knows numbers, not how they arose."""
 
 from __future__ import annotations
 
-import csv as csv_module
-import io
-import json
-import re
-import textwrap
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, fields
 from typing import Any
 
 from dllm_bench.results import Comparison, Row
-
-WIDTH = 100
-_GAP = "  "
-_NARROWEST_NAME = 16  # a longer spec is broken over lines
-
-Style = Callable[[str], str]
-
-
-def counted(number: int, what: str, plural: str = "") -> str:
-    """1 prompt, 2 prompts."""
-    return f"{number} {what if number == 1 else plural or what + 's'}"
-
-
-def percent(share: float | None) -> str:
-    """A share with one digit, without its sign; - for None."""
-    return "-" if share is None else f"{100 * share:.1f}"
+from dllm_bench.sheet import Sheet, Table, counted, csv_lines, json_lines, percent
 
 
 def _accuracy(row: Row) -> str:
@@ -121,41 +101,30 @@ def remarks(comparison: Comparison) -> list[str]:
     return [*filter(None, said), *areas, *comparison.notes]
 
 
-def table(comparison: Comparison, *, heading: Style = str, note: Style = str, rule: str = "-") -> str:
-    """Aligned columns, at most 100 wide, with the breakdown by task and what it all means below."""
+def sheet(comparison: Comparison) -> Sheet:
+    """A table of all tasks, and for a terminal the breakdown by task."""
     columns = columns_of(comparison)
-    names = [row.scheduler for row in comparison.rows]
-    cells = [[show(row) for _, show in columns] for row in comparison.rows]
-    lines = [*wrap(title(comparison)), ""]
-    lines += grid("scheduler", names, [title for title, _ in columns], cells, heading=heading, rule=rule)
-    for part in _by_task(comparison):
-        lines += ["", *grid(*part, heading=heading, rule=rule)]
-    lines.append("")
-    for text in remarks(comparison):
-        lines += wrap(text)
-    for text in definitions(comparison):
-        lines += [note(line) for line in wrap(text)]
-    return "\n".join(lines)
+    rows = [(row.scheduler, [show(row) for _, show in columns]) for row in comparison.rows]
+    pooled = Table("scheduler", [title for title, _ in columns], rows, of_specs=True)
+    return Sheet(
+        title(comparison), [pooled], remarks(comparison), definitions(comparison), details=_by_task(comparison)
+    )
 
 
-def wrap(text: str) -> list[str]:
-    """A sentence in lines of the page's width."""
-    return textwrap.wrap(text, WIDTH, subsequent_indent="  ", break_on_hyphens=False)
-
-
-def _by_task(comparison: Comparison) -> list[tuple[str, list[str], list[str], list[list[str]]]]:
-    """Accuracy (or agreement) and NFE of every task, a few tasks per grid; nothing for one task."""
+def _by_task(comparison: Comparison) -> list[Table]:
+    """Accuracy (or agreement) and NFE of every task, a few tasks per table; nothing for one task."""
     tasks = list(comparison.tasks.items())
     if len(tasks) < 2:
         return []
     scored = any(row.accuracy is not None for row in comparison.rows)
-    corner = "accuracy, NFE" if scored else "agree, NFE"
     parts = []
     for at in range(0, len(tasks), 5):
         chunk = tasks[at : at + 5]
-        cells = [[_cell(rows[i], scored) for _, rows in chunk] for i in range(len(comparison.rows))]
-        titles = [_short(name) for name, _ in chunk]
-        parts.append((corner, [row.scheduler for row in comparison.rows], titles, cells))
+        rows = [
+            (row.scheduler, [_cell(of_task[i], scored) for _, of_task in chunk])
+            for i, row in enumerate(comparison.rows)
+        ]
+        parts.append(Table("accuracy, NFE" if scored else "agree, NFE", [_short(name) for name, _ in chunk], rows))
     return parts
 
 
@@ -170,63 +139,6 @@ def _cell(row: Row, scored: bool) -> str:
     return f"{percent(quality):>5} {row.nfe:6.1f}"
 
 
-def grid(
-    corner: str,
-    names: Sequence[str],
-    titles: Sequence[str],
-    cells: Sequence[Sequence[str]],
-    *,
-    heading: Style,
-    rule: str,
-) -> list[str]:
-    """Names to the left, numbers to the right; a name too long for the page goes over several lines."""
-    widths = [max(map(len, column)) for column in zip(titles, *cells, strict=True)]
-    room = max(_NARROWEST_NAME, WIDTH - sum(widths) - len(_GAP) * len(widths))
-    wrapped = [_break(name, room) for name in names]
-    width = max(len(corner), *(len(part) for parts in wrapped for part in parts))
-
-    def line(first: str, rest: Sequence[str]) -> str:
-        return _GAP.join([f"{first:<{width}}", *(f"{cell:>{w}}" for cell, w in zip(rest, widths, strict=True))])
-
-    head = line(corner, titles)
-    lines = [heading(head), rule * len(head)]
-    for parts, row in zip(wrapped, cells, strict=True):
-        lines += [line(parts[0], row), *parts[1:]]
-    return lines
-
-
-def _break(name: str, width: int) -> list[str]:
-    """A spec in pieces of at most `width`, cut behind its separators where that works."""
-    lines = [""]
-    for piece in re.findall(r"[^:,+/]*[:,+/]?", name):
-        if len(lines[-1]) + len(piece) > width and lines[-1].strip():
-            lines.append("  ")
-        lines[-1] += piece
-        while len(lines[-1]) > width:  # one piece alone is too long
-            lines[-1:] = [lines[-1][:width], "  " + lines[-1][width:]]
-    return lines
-
-
-def md(comparison: Comparison) -> str:
-    """A pipe table with its notes below, as it goes into an issue or a notebook."""
-    columns = columns_of(comparison)
-    rows = [[code(row.scheduler), *(show(row) for _, show in columns)] for row in comparison.rows]
-    lines = [f"{title(comparison)}\n", *pipe_table(["scheduler", *(title for title, _ in columns)], rows), ""]
-    return "\n".join([*lines, *(f"- {text}" for text in [*remarks(comparison), *definitions(comparison)])])
-
-
-def pipe_table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """Markdown, the first column to the left and numbers to the right."""
-    rule = ["---", *("---:" for _ in titles[1:])]
-    return ["| " + " | ".join(cells) + " |" for cells in (titles, rule, *rows)]
-
-
-def code(name: str) -> str:
-    """A name in a cell of a pipe table."""
-    plain = name.replace("|", "\\|").replace("`", "'")
-    return f"`{plain}`"
-
-
 def jsonl(comparison: Comparison) -> str:
     """One pooled row per line."""
     return json_lines(asdict(row) for row in comparison.rows)
@@ -236,25 +148,3 @@ def csv(comparison: Comparison) -> str:
     """One pooled row per line; the scheduler's fields as JSON in one cell."""
     names = [item.name for item in fields(Row)]  # they stand there even if a sweep has no row
     return csv_lines([asdict(row) for row in comparison.rows], names)
-
-
-def json_lines(rows: Iterable[Mapping[str, Any]]) -> str:
-    """A JSON object per row and line."""
-    return "\n".join(json.dumps(row, ensure_ascii=False) for row in rows)
-
-
-def csv_lines(rows: Sequence[Mapping[str, Any]], names: Sequence[str] = ()) -> str:
-    """A head and a line per row; columns: `names`, then all that a row has, as they appear.
-
-    A dict or list is JSON in one cell; what a row does not have is empty.
-    """
-    columns = dict.fromkeys([*names, *(name for row in rows for name in row)])
-    out = io.StringIO()
-    writer = csv_module.DictWriter(out, list(columns), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows({name: _csv_cell(value) for name, value in row.items()} for row in rows)
-    return out.getvalue().rstrip("\n")
-
-
-def _csv_cell(value: Any) -> Any:
-    return json.dumps(value, ensure_ascii=False) if isinstance(value, dict | list) else value

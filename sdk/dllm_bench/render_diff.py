@@ -1,11 +1,11 @@
-"""The forms of a diff: one function per format, each `Diff -> text`. Knows numbers, not how they arose."""
+"""What a diff says, and its forms. Knows numbers, not how they arose."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from dllm_bench.regression import Change, Diff
-from dllm_bench.render import Style, code, csv_lines, grid, json_lines, percent, pipe_table, wrap
+from dllm_bench.sheet import Sheet, Table, csv_lines, json_lines, percent
 
 _TITLES = ["n", "accuracy A", "B", "B - A [95 %]", "NFE A", "B", "B - A [95 %]"]
 _MEANING = (
@@ -38,30 +38,15 @@ def _signed(value: float) -> str:
     return f"{round(value, 1) + 0.0:+.1f}"  # + 0.0: no -0.0
 
 
-def remarks(diff: Diff) -> list[str]:
+def sheet(diff: Diff) -> Sheet:
     """What the numbers say, what else differs, and the verdict."""
+    rows = [(change.b.scheduler, _cells(change)) for change in diff.changes]
     found = [change.difference for change in diff.changes]
     said = [one.sentence() for one in found if one.only_scheduler or one.only_baseline]
     differs = [f"{name}: {a} in A, {b} in B." for name, (a, b) in diff.settings.items()]
     verdict = [f"Worse than allowed: {what}." for what in diff.worse] or ["No row is worse than allowed."]
-    return [*said, *differs, *diff.notes, *verdict]
-
-
-def table(diff: Diff, *, heading: Style = str, note: Style = str, rule: str = "-") -> str:
-    """Aligned columns, at most 100 wide, with what it all means below."""
-    names = [change.b.scheduler for change in diff.changes]
-    cells = [_cells(change) for change in diff.changes]
-    lines = [*wrap(diff.title), "", *grid("scheduler", names, _TITLES, cells, heading=heading, rule=rule), ""]
-    for text in remarks(diff):
-        lines += wrap(text)
-    return "\n".join([*lines, *(note(line) for line in wrap(_MEANING))])
-
-
-def md(diff: Diff) -> str:
-    """A pipe table with its notes below, as it goes into a pull request."""
-    rows = [[code(change.b.scheduler), *_cells(change)] for change in diff.changes]
-    lines = [f"{diff.title}\n", *pipe_table(["scheduler", *_TITLES], rows), ""]
-    return "\n".join([*lines, *(f"- {text}" for text in [*remarks(diff), _MEANING])])
+    table = Table("scheduler", _TITLES, rows, of_specs=True)
+    return Sheet(diff.title, [table], [*said, *differs, *diff.notes, *verdict], [_MEANING])
 
 
 def jsonl(diff: Diff) -> str:

@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, field
 from importlib import import_module
 from typing import Any, ClassVar, Literal, get_args
 
+from dllm_bench.sheet import as_markdown, as_table
 from dllm_sdk.errors import ConfigError
 
 Format = Literal["table", "json", "jsonl", "csv", "md"]
@@ -27,7 +28,7 @@ def check_format(format: str, known: Iterable[str] = FORMATS) -> None:
 class Result:
     """What a run found. `str()` is the table of the command line; a notebook shows it as markdown."""
 
-    forms: ClassVar[str]  # the module that has a function for every format but JSON, `Result -> text`
+    forms: ClassVar[str]  # the module that says what stands on its `sheet`, and gives its rows as `jsonl` and `csv`
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data."""
@@ -40,7 +41,12 @@ class Result:
     def to(self, format: Format, **style: Any) -> str:
         """As "table", "json", "jsonl", "csv" or "md". `style` is for the table. Raises ConfigError."""
         check_format(format)
-        return self.to_json() if format == "json" else str(getattr(import_module(self.forms), format)(self, **style))
+        if format == "json":
+            return self.to_json()
+        forms = import_module(self.forms)
+        if format == "table":
+            return as_table(forms.sheet(self), **style)
+        return as_markdown(forms.sheet(self)) if format == "md" else str(getattr(forms, format)(self))
 
     def __str__(self) -> str:
         return self.to("table")

@@ -18,8 +18,8 @@ from dllm_bench.environment import fingerprint
 from dllm_bench.inputs import check_whole, encode, load_any_model, load_schedulers
 from dllm_bench.pages.trace import Moment, Shown, data, facts, moments, show, sure, view
 from dllm_bench.questions import FILE_GEN_LENGTH, Questions, Verdict, collect
-from dllm_bench.render import counted
 from dllm_bench.results import check_format
+from dllm_bench.sheet import counted
 from dllm_sdk import Cache, ConfigError, Model, Sampler, Scheduler, Trace, generate, load_cache
 from dllm_sdk.binding import bind
 from dllm_sdk.writing import write_whole

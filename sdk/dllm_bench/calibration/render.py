@@ -1,4 +1,4 @@
-"""The forms of a calibration: one function per format, each `Calibration -> text`. Knows numbers alone."""
+"""What a calibration says, and its forms. Knows numbers alone."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 from dllm_bench.calibration.found import Calibration, Score, Setting
-from dllm_bench.render import Style, csv_lines, grid, json_lines, percent, pipe_table, wrap
+from dllm_bench.sheet import Sheet, Table, csv_lines, json_lines, percent
 
 _SURE = (0.5, 0.7, 0.9, 0.95, 0.99)  # confidences whose worth is told
 
@@ -20,11 +20,6 @@ def title(found: Calibration) -> str:
         f"{found.scheduler} on {about.get('model')}: {found.target}, against {found.reference}; "
         f"{len(found.settings) - 1} settings, {n} prompts, seed {about.get('seed')}"
     )
-
-
-def shown(found: Calibration) -> list[Setting]:
-    """The settings that a table has room for: the reference, the given and the chosen one, and the front."""
-    return [one for one in found.settings if one.role or one.front]
 
 
 def titles(found: Calibration) -> list[str]:
@@ -130,29 +125,10 @@ def definitions(found: Calibration) -> list[str]:
     ]
 
 
-def table(found: Calibration, *, heading: Style = str, note: Style = str, rule: str = "-") -> str:
-    """Aligned columns, at most 100 wide, with what it all means below."""
-    rows = shown(found)
-    lines = [*wrap(title(found)), ""]
-    lines += grid(
-        "",
-        [role(one) for one in rows],
-        titles(found),
-        [cells(found, one) for one in rows],
-        heading=heading,
-        rule=rule,
-    )
-    lines.append("")
-    for text in remarks(found):
-        lines += wrap(text)
-    return "\n".join([*lines, *(note(line) for text in definitions(found) for line in wrap(text))])
-
-
-def md(found: Calibration) -> str:
-    """A pipe table with its notes below."""
-    rows = [[role(one), *cells(found, one)] for one in shown(found)]
-    lines = [f"{title(found)}\n", *pipe_table(["", *titles(found)], rows), ""]
-    return "\n".join([*lines, *(f"- {text}" for text in [*remarks(found), *definitions(found)])])
+def sheet(found: Calibration) -> Sheet:
+    """The settings that a table has room for: the reference, the given and the chosen one, and the front."""
+    rows = [(role(one), cells(found, one)) for one in found.settings if role(one)]
+    return Sheet(title(found), [Table("", titles(found), rows)], remarks(found), definitions(found))
 
 
 def jsonl(found: Calibration) -> str:

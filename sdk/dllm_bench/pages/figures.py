@@ -8,10 +8,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dllm_bench import render
 from dllm_bench.pages import charts
 from dllm_bench.pages.markup import Markup, tag
 from dllm_bench.results import Comparison, Outcome, Recording
+from dllm_bench.sheet import counted
 
 BAND = (0.1, 0.8)
 """Confidences that move from step to step: AdaBlock's volatility band (arXiv:2509.26432, section 3)."""
@@ -198,12 +198,12 @@ def _order(one: Recording, length: int) -> Markup:
     rising = sum(a <= b for a, b in neighbours) / max(1, len(neighbours))
     blocks = len({number for number in block if number})
     share = f"{100 * rising:.0f} % of neighbours from left to right or together"
-    label = f"{_passes(one)}, {render.counted(blocks, 'block')}; {share}"
+    label = f"{_passes(one)}, {counted(blocks, 'block')}; {share}"
     return charts.cells([_shade(step, one.passes) for step in order], borders=starts, label=label)
 
 
 def _passes(one: Recording) -> str:
-    return render.counted(one.passes, "pass", "passes")
+    return counted(one.passes, "pass", "passes")
 
 
 def _shade(step: int, passes: int) -> int:

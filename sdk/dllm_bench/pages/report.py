@@ -18,6 +18,7 @@ from dllm_bench.pages import charts, figures
 from dllm_bench.pages.markup import Markup, join, tag
 from dllm_bench.pages.shell import page
 from dllm_bench.results import Comparison, Row
+from dllm_bench.sheet import percent
 from dllm_sdk.errors import ConfigError
 from dllm_sdk.writing import write_whole
 
@@ -163,7 +164,7 @@ def _tasks(comparison: Comparison) -> Markup:
 
 def _cell(row: Row, scored: bool) -> tuple[Markup, Markup]:
     quality = row.accuracy if scored else row.agreement
-    return tag("b", render.percent(quality)), tag("span", f"{row.nfe:.1f}", class_="muted")
+    return tag("b", percent(quality)), tag("span", f"{row.nfe:.1f}", class_="muted")
 
 
 def _environment(about: Mapping[str, Any]) -> Markup:

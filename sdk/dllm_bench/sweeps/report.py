@@ -10,8 +10,8 @@ from typing import Any
 
 from dllm_bench.metrics import agreement, sum_up
 from dllm_bench.reading import make, make_outcome
-from dllm_bench.render import counted
 from dllm_bench.results import Comparison, Entrant, Format, Outcome
+from dllm_bench.sheet import counted
 from dllm_bench.sweeps.journal import NAME, Configuration, Kept, read
 from dllm_sdk.errors import ConfigError
 

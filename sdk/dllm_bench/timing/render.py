@@ -1,44 +1,28 @@
-"""A measurement of speed as text. Every function takes a `Speed` and returns what to print."""
+"""What a measurement of speed says, and its forms."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any
 
-from dllm_bench.render import csv_lines, grid, json_lines, pipe_table, wrap
+from dllm_bench.sheet import Sheet, Table, csv_lines, json_lines
 from dllm_bench.timing.clocks import Spread
 from dllm_bench.timing.results import DecisionCost, Race, Rate, Speed, StepCost
 
-Style = Callable[[str], str]
 
-
-Filled: TypeAlias = tuple[Sequence[str], Sequence[tuple[str, Sequence[str]]], str]
-"""Titles, rows and legend of a table."""
-
-
-class Table(NamedTuple):
-    """One of the four, ready to be set."""
-
-    name: str
-    corner: str
-    titles: Sequence[str]
-    rows: Sequence[tuple[str, Sequence[str]]]
-    legend: str
-
-
-def tables(speed: Speed) -> list[Table]:
-    """Those that have rows."""
+def sheet(speed: Speed) -> Sheet:
+    """The tables that have rows."""
     found = (
-        Table("Against a research-style loop", "cache, backend", *_races(speed.races)),
-        Table("Steps", "step, backend, batch", *_steps(speed.steps, speed.environment)),
-        Table("Tokens per second", "work, cache, backend, batch", *_rates(speed.rates)),
-        Table("Decisions", "decisions of, backend, batch", *_decisions(speed.decisions)),
+        _races(speed.races),
+        _steps(speed.steps, speed.environment),
+        _rates(speed.rates),
+        _decisions(speed.decisions),
     )
-    return [one for one in found if one.rows]
+    return Sheet(title(speed), [one for one in found if one.rows], speed.notes)
 
 
-def _races(races: Sequence[Race]) -> Filled:
+def _races(races: Sequence[Race]) -> Table:
     titles = ("equal", "NFE", "ms / theirs", "CPU ms / theirs", "speed-up", "by CPU time", "prepare")
     rows = [
         (
@@ -63,10 +47,10 @@ def _races(races: Sequence[Race]) -> Filled:
         "ms: per forward pass, of the whole generation; speed-up: time of the research-style loop / ours, median over "
         "prompts [quartiles]; prepare: seconds of compiling and capturing, before."
     )
-    return titles, rows, legend
+    return Table("cache, backend", titles, rows, name="Against a research-style loop", legend=legend)
 
 
-def _steps(steps: Sequence[StepCost], about: Mapping[str, Any]) -> Filled:
+def _steps(steps: Sequence[StepCost], about: Mapping[str, Any]) -> Table:
     on_gpu = str(about["device"]).startswith("cuda")
     started = "kernels" if on_gpu else "operations"
     titles = ("fed", "ms", "CPU ms", "forward", "decision", *(("busy",) if on_gpu else ()), started, "reads", "ceiling")
@@ -94,10 +78,10 @@ def _steps(steps: Sequence[StepCost], about: Mapping[str, Any]) -> Filled:
         f"costs nothing; {busy}{started} and host reads per step; ceiling: the least time for the products and "
         "attention at the rates above / the step."
     )
-    return titles, rows, legend
+    return Table("step, backend, batch", titles, rows, name="Steps", legend=legend)
 
 
-def _rates(rates: Sequence[Rate]) -> Filled:
+def _rates(rates: Sequence[Rate]) -> Table:
     rows = [
         (
             f"{one.work}, {one.cache}, {one.backend}, {one.batch_size}",
@@ -116,10 +100,11 @@ def _rates(rates: Sequence[Rate]) -> Filled:
         "tasks' prompts up to EOS. NFE: forward passes per row; TPF: tokens per pass; prepare: seconds of compiling "
         "and capturing, before; 0 where that was done for a part above."
     )
-    return ("NFE", "TPF", "tokens/s", "prepare"), rows, legend
+    titles = ("NFE", "TPF", "tokens/s", "prepare")
+    return Table("work, cache, backend, batch", titles, rows, name="Tokens per second", legend=legend)
 
 
-def _decisions(decisions: Sequence[DecisionCost]) -> Filled:
+def _decisions(decisions: Sequence[DecisionCost]) -> Table:
     rows = [
         (
             f"{one.scheduler}, {one.backend}, {one.batch_size}",
@@ -131,7 +116,8 @@ def _decisions(decisions: Sequence[DecisionCost]) -> Filled:
         "A step with a model that costs nothing and gives random logits, without a cache, median [quartiles] over "
         "generations, all schedulers in turn: of a step of theirs, the part that is not the model's."
     )
-    return ("NFE", "ms", "CPU ms"), rows, legend
+    corner = "decisions of, backend, batch"
+    return Table(corner, ("NFE", "ms", "CPU ms"), rows, name="Decisions", legend=legend)
 
 
 def _ms(value: float) -> str:
@@ -155,25 +141,6 @@ def title(speed: Speed) -> str:
         f"prompt {about['prompt_length']}, generated {about['gen_length']}; "
         f"copy {found.bytes_per_second / 1e9:,.1f} GB/s, matrix product {found.flops_per_second / 1e9:,.0f} GFLOP/s"
     )
-
-
-def table(speed: Speed, *, heading: Style = str, note: Style = str, rule: str = "-") -> str:
-    """Aligned columns, with what they mean below each."""
-    lines = wrap(title(speed))
-    for one in tables(speed):
-        names, cells = [name for name, _ in one.rows], [row for _, row in one.rows]
-        lines += ["", *grid(one.corner, names, one.titles, cells, heading=heading, rule=rule)]
-        lines += [note(line) for line in wrap(one.legend)]
-    return "\n".join([*lines, "", *(line for text in speed.notes for line in wrap(text))])
-
-
-def md(speed: Speed) -> str:
-    """Pipe tables."""
-    lines = [title(speed)]
-    for one in tables(speed):
-        rows = [[name, *row] for name, row in one.rows]
-        lines += ["", f"**{one.name}**", "", *pipe_table([one.corner, *one.titles], rows), "", one.legend]
-    return "\n".join([*lines, "", *(f"- {text}" for text in speed.notes)])
 
 
 def jsonl(speed: Speed) -> str:
