@@ -11,17 +11,17 @@ from pathlib import Path
 from typing import Any
 
 from dllm_bench.calibration.scheduler_file import warn_elsewhere
-from dllm_bench.environment import fingerprint, peak_rss
-from dllm_bench.inputs import batches_of, check_whole, entrants_of, load_any_model, load_schedulers, with_caches
+from dllm_bench.environment import peak_rss
+from dllm_bench.inputs import entrants_of, load_schedulers, with_caches
 from dllm_bench.journal import Journal
-from dllm_bench.measure import WARM_UP_STEPS, Report, Run
+from dllm_bench.measure import Report
 from dllm_bench.metrics import sum_up
 from dllm_bench.pages.report import free_path, save
-from dllm_bench.questions import collect
 from dllm_bench.recording import record
 from dllm_bench.results import Comparison
-from dllm_sdk import Cache, Model, Sampler, Scheduler
-from dllm_sdk.execution import Backend, check_runs
+from dllm_bench.setups import Setup, prepare
+from dllm_sdk import Cache, Model, Scheduler
+from dllm_sdk.execution import Backend
 
 DEFAULT_SCHEDULERS = ("fixed-block", "confidence-adaptive", "adablock")
 
@@ -56,32 +56,22 @@ def compare(
     Everything is checked before anything runs: ConfigError and RegistryError say what was wrong. SchedulerError and
     ModelError come from the run itself.
     """
-    for name, value, low in (("limit", limit, 1), ("batch_size", batch_size, 1), ("seed", seed, 0)):
-        check_whole(name, value, low)
-    check_whole("gen_length", gen_length, 1, optional=True)
-    sampler = Sampler(temperature=temperature)
-    named = load_schedulers(schedulers)
-    contenders = with_caches(named, caches)
-    questions = collect(tasks, limit=limit, seed=seed, gen_length=gen_length)
-    loaded = load_any_model(model, device, dtype)
-    check_runs(backend, loaded)
-    warn_elsewhere(schedulers, model, loaded, tasks)
-    run = Run(loaded, contenders, batches_of(loaded, questions, batch_size), sampler, seed, backend)
-    entrants = entrants_of(contenders, loaded)
-    settings = {"seed": seed, "batch_size": batch_size, "temperature": temperature, "limit": limit, "backend": backend}
-    lengths = {one.name: one.gen_length for one in questions}
-    notes = [note for asked in questions for note in asked.notes]
+    setup = Setup(model, tasks, limit, batch_size, gen_length, seed, temperature, device, dtype, backend)
+    contenders = with_caches(load_schedulers(schedulers), caches)
+    prepared = prepare(setup)
+    run, notes = replace(prepared.run, contenders=contenders), prepared.notes
+    warn_elsewhere(schedulers, model, run.model, tasks)
+    entrants = entrants_of(contenders, run.model)
     page = free_path(output)
     with Journal(output) as journal:
-        environment = fingerprint(loaded, model if isinstance(model, str) else type(model).__name__)
-        environment = {**environment, **settings, "gen_length": lengths, "warm_up_steps": WARM_UP_STEPS}
+        environment = prepared.environment()
         journal.begin(environment, entrants, notes)
         run.warm_up()
         outcomes = list(run.outcomes(journal, progress))
         journal.end(ending := {"peak_rss_bytes": peak_rss(), "preparation_s": sum(run.preparation)})
-    prompts = {one.name: dict(enumerate(one.prompts)) for one in questions}
+    prompts = {one.name: dict(enumerate(one.prompts)) for one in prepared.questions}
     found = sum_up(entrants, outcomes, {**environment, **ending}, notes, prompts)
     if page is not None:
-        found = replace(found, recordings=record(loaded, contenders, questions, sampler, seed))
+        found = replace(found, recordings=record(run, prepared.questions))
         save(found, page)
     return found

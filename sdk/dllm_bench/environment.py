@@ -22,23 +22,37 @@ from dllm_sdk.scheduler import parts_of
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
 
 
-def fingerprint(model: Model, name: str) -> dict[str, Any]:
-    """What a number depends on besides the run's own settings."""
-    weights = state(model)
-    return machine(torch.device(model.device)) | {
-        "model": name,
-        "model_sha256": digest(weights) if weights else None,
-        "revision": getattr(model, "revision", None),  # the commit of one from the hub
-        "parameters": parameters(weights),
-        "dtype": ", ".join(sorted({str(tensor.dtype).removeprefix("torch.") for tensor in weights.values()})) or None,
-    }
+def fingerprint(model: Model, given: str | Model) -> dict[str, Any]:
+    """What a number depends on besides the run's own settings. `given`: the model as the user named it."""
+    weights = weights_of(model)
+    return (
+        machine(torch.device(model.device))
+        | model_identity(model, given)
+        | {
+            "revision": getattr(model, "revision", None),  # the commit of one from the hub
+            "parameters": parameters(weights),
+            "dtype": ", ".join(sorted({str(tensor.dtype).removeprefix("torch.") for tensor in weights.values()}))
+            or None,
+        }
+    )
+
+
+def model_identity(model: Model, given: str | Model) -> dict[str, Any]:
+    """Which model it is: its name, and a digest of its weights if it has any."""
+    weights = weights_of(model)
+    return {"model": model_name(given), "model_sha256": digest(weights) if weights else None}
+
+
+def model_name(given: str | Model) -> str:
+    """What a model is called: as the user named it, an object by its class."""
+    return given if isinstance(given, str) else type(given).__name__
 
 
 def machine(device: torch.device) -> dict[str, Any]:
     """The part of it that no model has a say in."""
     return {
         "dllm_sdk": dllm_sdk.__version__,
-        "torch": torch.__version__,
+        "torch": str(torch.__version__),
         "python": platform.python_version(),
         "platform": platform.platform(),
         "device": str(device),
@@ -59,7 +73,7 @@ def _processor() -> str:
     return names[0] if names else platform.machine()
 
 
-def state(model: Model) -> dict[str, torch.Tensor]:
+def weights_of(model: Model) -> dict[str, torch.Tensor]:
     """The weights of a model, by name; empty for one that has none, such as a wrapped function.
 
     Empty, too, where some have no bytes that could be read: packed by a library, or left on a disk.

@@ -120,8 +120,8 @@ def batches_of(model: Model, questions: Sequence[Questions], batch_size: int) ->
     batches: list[Batch] = []
     for one in questions:
         ids = [encode(model, one, number) for number in range(len(one.prompts))]
-        for numbers, part in cut(one, ids, batch_size):
-            batches.append(Batch(len(batches), one, numbers, part))
+        for numbers in cut(ids, batch_size):
+            batches.append(Batch(len(batches), one, numbers, [ids[number] for number in numbers]))
     return batches
 
 

@@ -14,10 +14,10 @@ from importlib import import_module
 from typing import Any, NamedTuple
 
 import dllm_sdk
-from dllm_bench.environment import family, state
+from dllm_bench.environment import family, model_identity, model_name
 from dllm_bench.inputs import check_whole, load_any_model, load_schedulers
 from dllm_sdk import Cache, ConfigError, Model, Sampler, Scheduler, generate, load_cache
-from dllm_sdk.binding import bind, describe, digest
+from dllm_sdk.binding import bind, describe
 
 try:
     from lm_eval.api.model import LM
@@ -82,7 +82,7 @@ class DLLM(LM):  # type: ignore[misc]
         ((self.name, self.scheduler),) = load_schedulers([scheduler])
         self.policy = load_cache(cache) if isinstance(cache, str) else cache
         self.chat = chat if chat is None or chat == "tokenizer" else _function(chat)
-        self.model_name = model if isinstance(model, str) else type(model).__name__
+        self.model_name = model_name(model)
         self.model = load_any_model(model, device or "cpu", dtype)
         self.policy.check(self.model, bind(self.scheduler, self.model).replan)
         if self.model.tokenizer is None:
@@ -196,11 +196,9 @@ class DLLM(LM):  # type: ignore[misc]
 
     def get_model_info(self) -> dict[str, Any]:
         """What the harness adds to the configuration in its results."""
-        weights = state(self.model)
         return {
             "dllm_sdk": dllm_sdk.__version__,
-            "dllm_model": self.model_name,
-            "dllm_model_sha256": digest(weights) if weights else None,
+            **{f"dllm_{name}": value for name, value in model_identity(self.model, self.model_name).items()},
             "scheduler": self.name,
             "scheduler_class": family(self.scheduler),
             "scheduler_fields": describe(self.scheduler),

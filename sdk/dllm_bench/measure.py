@@ -103,16 +103,7 @@ class Run:
         """A few steps of the first batch under each scheduler; not counted."""
         batch = self.batches[0]
         for contender in self.contenders:
-            steps = decode(
-                self.model,
-                list(batch.ids),
-                contender.scheduler,
-                gen_length=batch.questions.gen_length,
-                cache=contender.cache,
-                sampler=self.sampler,
-                seed=self.seed,
-                backend=self.backend,
-            )
+            steps = decode(self.model, **self._asked(batch, contender))
             self.preparation.extend(step.preparation for step in islice(steps, WARM_UP_STEPS))
 
     def outcomes(self, journal: Journal, report: Report | None) -> Iterator[Outcome]:
@@ -149,29 +140,30 @@ class Run:
         on_cuda = self.model.device.type == "cuda"
         if on_cuda:
             torch.cuda.reset_peak_memory_stats(self.model.device)
-        found = generate(
-            self.model,
-            list(batch.ids),
-            contender.scheduler,
-            gen_length=batch.questions.gen_length,
-            cache=contender.cache,
-            sampler=self.sampler,
-            seed=self.seed,
-            backend=self.backend,
-            on_step=watch,
-        )
+        found = generate(self.model, **self._asked(batch, contender), on_step=watch)
         peak = torch.cuda.max_memory_allocated(self.model.device) if on_cuda else None
         self.preparation.append(found.preparation)
         return Decoded(found, watch.blocks(len(batch.ids)), watch.lanes, peak)
 
+    def _asked(self, batch: Batch, contender: Contender) -> dict[str, Any]:
+        """The arguments of `decode` and `generate`."""
+        return {
+            "prompt": list(batch.ids),
+            "scheduler": contender.scheduler,
+            "gen_length": batch.questions.gen_length,
+            "cache": contender.cache,
+            "sampler": self.sampler,
+            "seed": self.seed,
+            "backend": self.backend,
+        }
 
-def cut(questions: Questions, ids: Sequence[list[int]], batch_size: int) -> list[tuple[list[int], list[list[int]]]]:
-    """A task's prompts in batches of nearly equal size, the short ones together: little padding is computed."""
+
+def cut(ids: Sequence[list[int]], batch_size: int) -> list[list[int]]:
+    """The numbers of prompts in batches of nearly equal size, short ones together: little padding is computed."""
     order = sorted(range(len(ids)), key=lambda number: len(ids[number]))
     count = -(-len(order) // batch_size)
     edges = [len(order) * i // count for i in range(count + 1)]
-    parts = [order[start:end] for start, end in pairwise(edges)]
-    return [(part, [ids[number] for number in part]) for part in parts]
+    return [order[start:end] for start, end in pairwise(edges)]
 
 
 def _answer(found: Generation, batch: Batch, row: int) -> list[int]:

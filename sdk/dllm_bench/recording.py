@@ -8,38 +8,36 @@ from collections.abc import Sequence
 import torch
 
 from dllm_bench.ahead import confidences
-from dllm_bench.measure import Contender
+from dllm_bench.measure import Run
 from dllm_bench.questions import Questions
 from dllm_bench.results import Moment, Recording
-from dllm_sdk import Model, Sampler, Trace, generate
+from dllm_sdk import Model, Trace, generate
 
 TASKS, SCHEDULERS = 5, 12  # how many are recorded: what a page has room for
 _SHARES = (0.0, 0.25, 0.5, 0.75)  # of the answer: when the confidence of every position is looked at
 
 
-def record(
-    model: Model, contenders: Sequence[Contender], questions: Sequence[Questions], sampler: Sampler, seed: int
-) -> list[Recording]:
+def record(run: Run, questions: Sequence[Questions]) -> list[Recording]:
     """The first prompt of the first tasks under the first schedulers, task by task; with the moments of the first one.
 
     The rows of a batch do not read each other: this is what happened to these prompts in the run.
     """
     asked = questions[:TASKS]
     found: dict[tuple[int, int], Recording] = {}
-    for i, contender in enumerate(contenders[:SCHEDULERS]):
+    for i, contender in enumerate(run.contenders[:SCHEDULERS]):
         traces = generate(
-            model,
+            run.model,
             [one.prompts[0] for one in asked],
             contender.scheduler,
             gen_length=[one.gen_length for one in asked],
             cache=contender.cache,
-            sampler=sampler,
-            seed=seed,
+            sampler=run.sampler,
+            seed=run.seed,
             trace=True,
         ).trace
         for j, (one, trace) in enumerate(zip(asked, traces or (), strict=True)):
             # A block-causal model has none: what it says of a mask depends on blocks, and those ahead are unknown.
-            moments = _moments(model, trace) if i == 0 and not model.block_causal else ()
+            moments = _moments(run.model, trace) if i == 0 and not run.model.block_causal else ()
             found[j, i] = _recording(trace, one.name, contender.name, moments)
     return [found[at] for at in sorted(found)]
 

@@ -116,7 +116,7 @@ def trace(
     ids = encode(loaded, asked, len(asked.prompts) - 1)
     for _, scheduler in named:  # so that what does not fit is found now
         policy.check(loaded, bind(scheduler, loaded).replan)
-    found = fingerprint(loaded, model if isinstance(model, str) else type(model).__name__)
+    found = fingerprint(loaded, model)
     about = {name: found[name] for name in _ABOUT} | {"task": asked.name, "number": len(asked.prompts) - 1}
     shown = []
     for name, scheduler in named:

@@ -17,7 +17,7 @@ from dllm_bench import Comparison, Entrant, Evaluation, Outcome, Speed, compare,
 from dllm_bench.environment import digest, fingerprint
 from dllm_bench.measure import Progress, cut
 from dllm_bench.metrics import agreement, difference, summarise
-from dllm_bench.questions import Questions, Verdict
+from dllm_bench.questions import Verdict
 from dllm_bench.timing.ceilings import Ceilings
 from dllm_reference_model.model import Config, Transformer
 from dllm_reference_model.public import PublicTransformer
@@ -135,10 +135,9 @@ def test_agreement_goes_to_the_end_of_the_longer_answer() -> None:
 
 
 def test_batches_are_even_and_keep_short_prompts_together() -> None:
-    questions = Questions("t", 4, ["x"] * 7, lambda number, text: Verdict(None, None))
     ids = [[0] * length for length in (5, 1, 3, 2, 9, 1, 7)]
-    assert [part for part, _ in cut(questions, ids, 3)] == [[1, 5], [3, 2], [0, 6, 4]]
-    assert [len(part) for part, _ in cut(questions, ids, 100)] == [7]
+    assert cut(ids, 3) == [[1, 5], [3, 2], [0, 6, 4]]
+    assert [len(part) for part in cut(ids, 100)] == [7]
 
 
 def test_json_has_rows_tasks_and_environment() -> None:

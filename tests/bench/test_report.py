@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from dllm_bench import compare
 from dllm_bench.cli import cli
-from dllm_bench.measure import Contender
+from dllm_bench.measure import Contender, Run
 from dllm_bench.pages import charts, figures
 from dllm_bench.pages.report import report, save
 from dllm_bench.questions import collect
@@ -139,7 +139,7 @@ def test_a_block_causal_model_has_no_moments() -> None:
     """Asked about everything at once it would say other numbers than those that its blocks were decided by."""
     questions = collect(["sort"], limit=1, seed=0, gen_length=16)
     contender = Contender("threshold", load_scheduler("threshold"), "none", NoCache(), "threshold")
-    (one,) = record(load_model("tiny-causal"), [contender], questions, Sampler(), 0)
+    (one,) = record(Run(load_model("tiny-causal"), [contender], (), Sampler(), 0, "eager"), questions)
     assert one.order and not one.moments
 
 
@@ -147,7 +147,7 @@ def test_moments_are_what_the_model_says_when_a_share_is_decided() -> None:
     asked = collect([task], limit=9, seed=0, gen_length=None)
     asked = [type(asked[0])(**{**vars(asked[0]), "prompts": ["9"]})]
     contender = Contender("pairs", Pairs(), "none", NoCache(), "pairs")
-    (one,) = record(counting(), [contender], asked, Sampler(), seed=0)
+    (one,) = record(Run(counting(), [contender], (), Sampler(), 0, "eager"), asked)
     assert one.order == [1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 0, 0]
     assert [moment.decided for moment in one.moments] == [0, 0.4, 0.6, 0.8]
     assert [sum(value is None for value in moment.confidence) for moment in one.moments] == [0, 4, 6, 8]

@@ -23,9 +23,10 @@ from dllm_bench.calibration.observing import Drafts, observe, together
 from dllm_bench.calibration.reliability import reliability
 from dllm_bench.calibration.scheduler_file import identity, name_of, scheduler_file
 from dllm_bench.environment import fingerprint
-from dllm_bench.inputs import batches_of, check_whole, encode, load_any_model, load_schedulers
+from dllm_bench.inputs import batches_of, encode, load_schedulers
 from dllm_bench.measure import Batch, Progress, Report, Run
-from dllm_bench.questions import Questions, Verdict, collect
+from dllm_bench.questions import Questions, Verdict
+from dllm_bench.setups import Setup
 from dllm_sdk import ConfigError, Model, Sampler, Scheduler
 from dllm_sdk.binding import bind
 from dllm_sdk.registry import split
@@ -57,16 +58,13 @@ def calibrate(
     prompts choose, the other half validate. `propose_delimiters` also tries the tokens behind which confidence drops.
     The other arguments, and the errors, are those of `compare`.
     """
-    for name, value, low in (("limit", limit, 1), ("batch_size", batch_size, 1), ("seed", seed, 0)):
-        check_whole(name, value, low)
-    check_whole("gen_length", gen_length, 1, optional=True)
+    setup = Setup(model, tasks, limit, batch_size, gen_length, seed, device=device, dtype=dtype)
     _check_kinds(target, grid)
     given, compared = _single(scheduler), load_schedulers([reference])[0][1]
     axes = {name: list(values) for name, values in (default_axes(given) if grid is None else grid).items()}
     rows = {REFERENCE: compared, **settings(given, axes)}
     field = token_field(given) if propose_delimiters else ""
-    questions = collect(tasks, limit=limit, seed=seed, gen_length=gen_length, split="validation")
-    loaded = load_any_model(model, device, dtype)
+    questions, loaded = setup.questions("validation"), setup.load_model()
     for one in rows.values():
         bind(one, loaded)
     halves = [batches_of(loaded, half, batch_size) for half in _halves(loaded, questions, target, seed)]
@@ -90,7 +88,7 @@ def calibrate(
         reliability=reliability(*((one.confidence, one.stays) for one in drafts)),
         delimiters=found,
         file=_file(scheduler, rows, decided, about),
-        environment={**fingerprint(loaded, about["model"]), "seed": seed, "limit": limit, "batch_size": batch_size},
+        environment={**fingerprint(loaded, model), "seed": seed, "limit": limit, "batch_size": batch_size},
         notes=[note for asked in questions for note in asked.notes],
     )
 

@@ -17,11 +17,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from dllm_bench.environment import state
+from dllm_bench.environment import model_identity
 from dllm_bench.questions import is_file
 from dllm_bench.toml import as_toml, fields_of, left_out
 from dllm_sdk import Model, Scheduler
-from dllm_sdk.binding import digest
 from dllm_sdk.errors import CalibrationWarning
 from dllm_sdk.registry import available, load_task, read_spec, split
 
@@ -41,11 +40,8 @@ def scheduler_file(name: str, scheduler: Scheduler[Any], calibration: Mapping[st
 
 def identity(given: str | Model, model: Model, tasks: Sequence[Any] | None) -> dict[str, Any]:
     """What a calibration is about: model and tasks (None: all that are registered), by name and sha256."""
-    weights = state(model)
-    return {
-        "model": given if isinstance(given, str) else type(given).__name__,
-        "model_sha256": digest(weights) if weights else None,
-        "tasks": dict(map(_task, list(available("task")) if tasks is None else tasks)),
+    return model_identity(model, given) | {
+        "tasks": dict(map(_task, list(available("task")) if tasks is None else tasks))
     }
 
 

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from dllm_bench.inputs import check_whole, load_schedulers, with_caches
+from dllm_bench.setups import Setup
 from dllm_bench.sweeps.engines import Engine, start
 from dllm_bench.sweeps.grid import expand, texts
 from dllm_bench.sweeps.journal import Configuration, SweepJournal
 from dllm_bench.sweeps.report import Sweep, read_sweep
-from dllm_bench.sweeps.work import Setup
 from dllm_sdk import ConfigError, DllmError
 
 
@@ -57,6 +57,8 @@ def sweep(
     Everything is checked before anything runs: ConfigError and RegistryError say what was wrong. What goes wrong in a
     configuration is in `failed` of the result, and the others go on.
     """
+    texts("model", [settings.get("model", "")])
+    texts("tasks", settings.get("tasks") or [])
     setup = Setup(**settings)
     specs = expand(schedulers, grid or {})
     with_caches(load_schedulers(specs), texts("caches", caches))

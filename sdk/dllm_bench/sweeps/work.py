@@ -12,7 +12,7 @@ import time
 import traceback
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,86 +20,44 @@ from typing import Any, NamedTuple
 import torch
 
 from dllm_bench.calibration.scheduler_file import warn_elsewhere
-from dllm_bench.environment import family, fingerprint
+from dllm_bench.environment import family
 from dllm_bench.explain import exit_code, explain
-from dllm_bench.inputs import batches_of, check_whole, entrants_of, load_any_model, load_schedulers, with_caches
-from dllm_bench.measure import WARM_UP_STEPS, Contender, Run
-from dllm_bench.questions import Questions, collect, is_file
+from dllm_bench.inputs import entrants_of, load_schedulers, with_caches
+from dllm_bench.measure import Contender, Run
+from dllm_bench.questions import Questions, is_file
 from dllm_bench.results import DEFINITIONS, Entrant, Outcome
-from dllm_bench.sweeps.grid import texts
+from dllm_bench.setups import Prepared, Setup, prepare
 from dllm_bench.sweeps.sources import code_of, digest, source_of
-from dllm_sdk import ConfigError, DllmError, Sampler
+from dllm_sdk import ConfigError, DllmError
 from dllm_sdk.binding import describe
 from dllm_sdk.errors import CalibrationWarning
-from dllm_sdk.execution import Backend, check_backend
 from dllm_sdk.registry import available, load_task
 
+_SETTINGS = ("dllm_sdk", "torch", "dtype", "seed", "temperature", "batch_size", "limit", "backend", "warm_up_steps")
 _NAMED_AGAIN = ("scheduler", "cache", "agreement")  # what an outcome owes to the other configurations
 
 
-@dataclass(frozen=True)
-class Setup:
-    """What all configurations of a sweep have in common; the fields are arguments of `compare`."""
-
-    model: str = "tiny"
-    tasks: Sequence[str] | None = None  # None: all that are registered
-    limit: int = 200  # prompts in all tasks together
-    batch_size: int = 32
-    gen_length: int | None = None  # None: the task's own
-    seed: int = 0
-    temperature: float = 0.0
-    device: str = "cpu"
-    dtype: str | None = None
-    backend: Backend = "eager"
-
-    def questions(self) -> list[Questions]:
-        """The prompts; ConfigError if a field but `model`, `device`, `dtype` is out of its range."""
-        for name, low in (("limit", 1), ("batch_size", 1), ("seed", 0)):
-            check_whole(name, getattr(self, name), low)
-        check_whole("gen_length", self.gen_length, 1, optional=True)
-        Sampler(temperature=self.temperature)
-        check_backend(self.backend)
-        texts("model", [self.model])
-        texts("tasks", self.tasks or [])
-        return collect(self.tasks, limit=self.limit, seed=self.seed, gen_length=self.gen_length)
-
-    def given(self) -> list[str]:
-        """The tasks by name."""
-        return list(available("task")) if self.tasks is None else list(self.tasks)
-
-
 class Bench(NamedTuple):
-    """A setup, loaded and checked."""
+    """What a worker measures on."""
 
-    setup: Setup
-    run: Run  # without contenders
-    questions: Sequence[Questions]
+    prepared: Prepared
     settings: dict[str, Any]  # what a number depends on besides the configuration
     environment: dict[str, Any]  # what a report shows
 
 
-def prepare(setup: Setup) -> Bench:
+def set_up(setup: Setup) -> Bench:
     """Load a setup. Raises DllmError."""
-    questions = setup.questions()
-    model = load_any_model(setup.model, setup.device, setup.dtype)
-    batches = batches_of(model, questions, setup.batch_size)
-    run = Run(model, [], batches, Sampler(temperature=setup.temperature), setup.seed, setup.backend)
-    about = fingerprint(model, setup.model)
-    same = {name: getattr(setup, name) for name in ("seed", "temperature", "batch_size", "limit", "backend")}
-    same["warm_up_steps"] = WARM_UP_STEPS
+    prepared = prepare(setup)
+    about = prepared.environment()
+    given = available("task") if setup.tasks is None else setup.tasks
     settings = {
         "definitions": DEFINITIONS,
-        "dllm_sdk": about["dllm_sdk"],
-        "torch": str(about["torch"]),
+        **{name: about[name] for name in _SETTINGS},
         "model": about["model_sha256"] or setup.model,
-        "dtype": about["dtype"],
-        "device": torch.device(model.device).type,
-        **same,
-        "tasks": {one.name: _asked(one, task) for one, task in zip(questions, setup.given(), strict=True)},
+        "device": torch.device(prepared.run.model.device).type,
+        "tasks": {one.name: _asked(one, task) for one, task in zip(prepared.questions, given, strict=True)},
     }
-    lengths = {one.name: one.gen_length for one in questions}
-    environment = {**about, "torch": str(about["torch"]), **same, "gen_length": lengths}
-    return Bench(setup, run, questions, settings, environment)
+    return Bench(prepared, settings, about)
 
 
 def measure_one(run: Run, contender: Contender) -> list[tuple[Outcome, list[int]]]:
@@ -136,7 +94,7 @@ class Worker:
         """`{"describe": ...}` or `{"measure": ...}` -> what it gave, or `error`, a sentence, and its exit `code`."""
         try:
             if self._bench is None:
-                self._bench = prepare(Setup(**json.loads(self._setup)))
+                self._bench = set_up(Setup(**json.loads(self._setup)))
             ((what, asked),) = json.loads(request).items()
             acts: dict[str, Callable[..., dict[str, Any]]] = {"describe": _describe, "measure": _measure}
             reply = acts[what](self._bench, **asked)
@@ -159,9 +117,10 @@ def _describe(bench: Bench, schedulers: Sequence[str], caches: Sequence[str]) ->
         if describe(one) != describe(again):
             raise ConfigError(f"scheduler {spec} has other tensors each time it is loaded: read them from a file")
     contenders = with_caches(loaded, caches)
-    entrants = entrants_of(contenders, bench.run.model)
+    model = bench.prepared.run.model
+    entrants = entrants_of(contenders, model)
     if any(one.cache.stores for one in contenders):
-        bench.run.model.new_store(1, 1)  # a model without one says so now
+        model.new_store(1, 1)  # a model without one says so now
     configurations = [
         {"key": key_of(bench.settings, contender), "spec": spec, "cache": cache, **_about(entrant)}
         for (spec, cache), contender, entrant in zip(product(schedulers, caches), contenders, entrants, strict=True)
@@ -169,13 +128,13 @@ def _describe(bench: Bench, schedulers: Sequence[str], caches: Sequence[str]) ->
     return {
         "settings": bench.settings,
         "environment": bench.environment,
-        "prompts": {one.name: list(one.prompts) for one in bench.questions},
-        "notes": [note for one in bench.questions for note in one.notes] + _warnings(bench, schedulers),
+        "prompts": {one.name: list(one.prompts) for one in bench.prepared.questions},
+        "notes": bench.prepared.notes + _warnings(bench.prepared, schedulers),
         "configurations": configurations,
     }
 
 
-def _warnings(bench: Bench, schedulers: Sequence[str]) -> list[str]:
+def _warnings(bench: Prepared, schedulers: Sequence[str]) -> list[str]:
     """Which @FILE.toml was calibrated for something else; a worker's own stderr would be a worse place."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -195,7 +154,7 @@ def _measure(bench: Bench, spec: str, cache: str, key: str) -> dict[str, Any]:
             "make them the same on every machine"
         )
     start = time.perf_counter()
-    found = measure_one(bench.run, contender)
+    found = measure_one(bench.prepared.run, contender)
     seconds = time.perf_counter() - start
     return {
         "outcomes": [_plain(outcome, tokens) for outcome, tokens in found],

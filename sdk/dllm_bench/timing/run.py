@@ -12,7 +12,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 
 import torch
 
-from dllm_bench.environment import dtype_of, machine, parameters, state
+from dllm_bench.environment import dtype_of, machine, model_name, parameters, weights_of
 from dllm_bench.inputs import check_whole, encode, load_any_model, load_schedulers
 from dllm_bench.questions import collect
 from dllm_bench.timing.ceilings import measure_ceilings
@@ -168,8 +168,7 @@ def speed(  # noqa: PLR0913  one per option of the command
             rule=rule,
             schedulers={name: bind(one, loaded) for name, one in (load_schedulers(schedulers) if schedulers else ())},
         )
-        named = model if isinstance(model, str) else type(model).__name__
-        return _measure(setting, named, budget, report or (lambda found, name: None))
+        return _measure(setting, model_name(model), budget, report or (lambda found, name: None))
 
 
 def _usable(model: Model, caches: Sequence[str]) -> Sequence[str]:
@@ -194,7 +193,7 @@ def _measure(setting: Setting, model: str, budget: float, report: Report) -> Spe
     settings["schedulers"] = list(setting.schedulers)
     about = machine(device) | {"model": model, "dtype": str(dtype).removeprefix("torch.")}
     about["budget_s"] = budget if budget < float("inf") else None  # JSON has no number for it
-    about["parameters"] = parameters(state(setting.model))
+    about["parameters"] = parameters(weights_of(setting.model))
     found = Speed(measure_ceilings(device, dtype), (), (), (), about | settings, notes)
     late: list[str] = []
     errors: list[BaseException] = []
