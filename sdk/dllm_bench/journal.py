@@ -21,8 +21,9 @@ from typing import Any, Self
 from dllm_bench.results import DEFINITIONS, Entrant, Outcome
 from dllm_sdk.errors import ConfigError, DllmError
 
-SCHEMA = "dllm-bench/2"
 NAME = "results.jsonl"
+HEAD = {"kind": "run", "schema": "dllm-bench/2", "definitions": DEFINITIONS}
+"""What its first line begins with: a file with another schema or other definitions is never read as one of these."""
 
 
 class Unwritable(DllmError):
@@ -32,9 +33,11 @@ class Unwritable(DllmError):
 class Journal:
     """An open results.jsonl in a folder; None: nothing is kept."""
 
+    name, mode = NAME, "xb"
+
     def __init__(self, folder: str | Path | None) -> None:
         """Make the folder and open the file; ConfigError if that cannot be, or if it holds results already."""
-        self.path = None if folder is None else Path(folder) / NAME
+        self.path = None if folder is None else Path(folder) / self.name
         self._file = None
         self._size = 0  # bytes of whole lines
         self._results = 0
@@ -42,7 +45,7 @@ class Journal:
             return
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = open(self.path, "xb", buffering=0)  # noqa: SIM115  closed by __exit__
+            self._file = open(self.path, self.mode, buffering=0)  # noqa: SIM115  closed by __exit__
         except FileExistsError:
             if self.path.parent.is_dir():
                 raise ConfigError(f"output {self.path} exists: give another folder, or remove it first") from None
@@ -52,8 +55,8 @@ class Journal:
 
     def begin(self, environment: Mapping[str, Any], entrants: Sequence[Entrant], notes: Sequence[str]) -> None:
         """The first line."""
-        head = {"kind": "run", "schema": SCHEMA, "definitions": DEFINITIONS, "environment": environment}
-        self._write([{**head, "schedulers": [asdict(one) for one in entrants], "notes": notes}])
+        rows = [asdict(one) for one in entrants]
+        self._write([{**HEAD, "environment": environment, "schedulers": rows, "notes": notes}])
 
     def add(self, outcomes: Sequence[Outcome], prompts: Sequence[str]) -> None:
         """One line per outcome; prompts: its prompt's text."""

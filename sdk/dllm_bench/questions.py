@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from dllm_bench.files import brief, json_object, read_text
 from dllm_sdk.errors import ConfigError, DllmError
 from dllm_sdk.registry import available, load_task
 
@@ -111,7 +112,7 @@ def _from_task(task: Any, n: int, drawn: tuple[str, int], gen_length: int | None
 def _from_file(path: Path, n: int, gen_length: int | None) -> Questions:
     """The first `n` prompts of a file: one JSON object per line, with `prompt` and, if known, `answer`."""
     # Not by `splitlines`: a text in JSON may hold other ends of lines.
-    lines = [(number, line) for number, line in enumerate(_read(path).split("\n"), 1) if line.strip()]
+    lines = [(number, line) for number, line in enumerate(read_text(path, "task file").split("\n"), 1) if line.strip()]
     if not lines:
         raise ConfigError(f'task file {path} is empty: give one {{"prompt": ..., "answer": ...}} per line')
     questions = [_question(f"{path}, line {number}", line) for number, line in lines]  # all, so that no bad line hides
@@ -131,31 +132,15 @@ def _first(n: int, prompts: Sequence[str], name: str) -> tuple[Sequence[str], li
     return prompts[:n], more
 
 
-def _read(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except FileNotFoundError:
-        raise ConfigError(f"there is no task file {path}") from None
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"task file {path} is not UTF-8 text: {error}") from None
-    except OSError as error:
-        raise ConfigError(f"task file {path} cannot be read: {error.strerror}") from None
-
-
 def _question(where: str, line: str) -> tuple[str, str | None]:
-    try:
-        entry = json.loads(line)
-    except (json.JSONDecodeError, RecursionError) as error:
-        raise ConfigError(f"{where} is not JSON: {getattr(error, 'msg', error)}") from None
-    if not isinstance(entry, dict):
-        raise ConfigError(f'{where} must be an object such as {{"prompt": "..."}}, got {line.strip()[:60]!r}')
+    entry = json_object(where, line, '{"prompt": "..."}')
     if "prompt" not in entry:
         raise ConfigError(f"{where} has no prompt, only {', '.join(map(repr, entry)) or 'an empty object'}")
     prompt, answer = entry["prompt"], entry.get("answer")
     if not isinstance(prompt, str):
-        raise ConfigError(f"{where}: prompt must be a text, got {json.dumps(prompt)[:60]}")
+        raise ConfigError(f"{where}: prompt must be a text, got {brief(prompt)}")
     if isinstance(answer, int | float) and not isinstance(answer, bool):
         answer = json.dumps(answer)  # 42 is as good an answer as "42"
     if answer is not None and not isinstance(answer, str):
-        raise ConfigError(f"{where}: answer must be a text or a number, got {json.dumps(answer)[:60]}")
+        raise ConfigError(f"{where}: answer must be a text or a number, got {brief(answer)}")
     return prompt, answer

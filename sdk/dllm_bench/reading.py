@@ -5,7 +5,6 @@ The last line may be torn and the run unfinished; any other damage is refused. K
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
@@ -13,11 +12,13 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, TypeAlias, get_args, get_origin, get_type_hints
 
-from dllm_bench.journal import NAME, SCHEMA
+from dllm_bench.files import brief, json_object, read_bytes
+from dllm_bench.journal import HEAD, NAME
 from dllm_bench.metrics import sum_up
-from dllm_bench.results import DEFINITIONS, Comparison, Entrant, Outcome
+from dllm_bench.results import Comparison, Entrant, Outcome
 from dllm_sdk.errors import ConfigError
 
+_COMMANDS = {"run": "compare", "sweep": "sweep"}  # by the kind of the first line
 _Line: TypeAlias = tuple[str, dict[str, Any]]  # where it stands, what it says
 
 
@@ -30,7 +31,7 @@ def read_results(path: str | Path) -> Comparison:
     """
     file = Path(path) / NAME if os.path.isdir(path) else Path(path)
     (where, head), *lines = lines_of(file)
-    _check_head(where, head)
+    check_head(where, head, HEAD, {"environment": dict, "schedulers": list, "notes": list})
     entrants = [make(Entrant, where, one) for one in head["schedulers"]]
     missing = {one.baseline for one in entrants} - {one.scheduler for one in entrants}
     if missing or not entrants:
@@ -57,46 +58,31 @@ def read_results(path: str | Path) -> Comparison:
 
 def lines_of(file: Path) -> list[_Line]:
     """Every line of a file but a last one without its end, torn when the power failed."""
-    try:
-        *whole, torn = file.read_bytes().split(b"\n")
-    except FileNotFoundError:
-        raise ConfigError(f"there is no results file {file}: dllm-bench compare --output FOLDER writes one") from None
-    except OSError as error:
-        raise ConfigError(f"results file {file} cannot be read: {error.strerror}") from None
-    lines = [_line(f"{file}, line {number}", line) for number, line in enumerate(whole, 1) if line.strip()]
+    content = read_bytes(file, "results file", ": dllm-bench compare --output FOLDER writes one")
+    *whole, torn = content.split(b"\n")
+    places = ((f"{file}, line {number}", line) for number, line in enumerate(whole, 1) if line.strip())
+    lines = [(where, json_object(where, line, '{"kind": ...}')) for where, line in places]
     if not lines:
         raise ConfigError(f"results file {file} is {'torn in its first line' if torn else 'empty'}: run it again")
     return lines
 
 
-def _line(where: str, line: bytes) -> _Line:
-    try:
-        entry = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise ConfigError(f"{where} is not JSON: {error}") from None
-    if not isinstance(entry, dict):
-        raise ConfigError(f"{where} must be an object, got {line[:60].decode(errors='replace')!r}")
-    return where, entry
-
-
-def _check_head(where: str, head: Mapping[str, Any]) -> None:
-    """Refuse what this version would read wrongly."""
-    schema, definitions = head.get("schema"), head.get("definitions")
-    if head.get("kind") != "run" or not isinstance(schema, str):
-        raise ConfigError(f"{where} is not the first line of a results.jsonl that dllm-bench compare --output wrote")
+def check_head(where: str, head: Mapping[str, Any], expected: Mapping[str, Any], parts: Mapping[str, type]) -> None:
+    """Refuse what this version would read wrongly: a head that is not as `expected`, or lacks one of the `parts`."""
+    kind, command = expected["kind"], _COMMANDS[expected["kind"]]
+    if head.get("kind") != kind:
+        raise ConfigError(f"{where} is not the first line of a file that dllm-bench {command} --output wrote")
     environment = head.get("environment")
     version = environment.get("dllm_sdk", "unknown") if isinstance(environment, dict) else "unknown"
-    wrote = f"version {version} wrote it"
-    if schema != SCHEMA:
-        raise ConfigError(f"{where} has the format {schema} ({wrote}), but this version reads {SCHEMA}: run it again")
-    if definitions != DEFINITIONS:
-        raise ConfigError(
-            f"{where} has the definitions of numbers {definitions} ({wrote}), but this version's are {DEFINITIONS}: "
-            "run it again"
-        )
-    for key, kind in (("environment", dict), ("schedulers", list), ("notes", list)):
-        if not isinstance(head.get(key), kind):
-            raise ConfigError(f"{where} is damaged: {key} must be {'an object' if kind is dict else 'a list'}")
+    for name, ours in expected.items():
+        if head.get(name) != ours:
+            raise ConfigError(
+                f"{where} has the {name} {head.get(name)} (version {version} wrote it), but this version reads {ours}: "
+                "run it again"
+            )
+    for name, form in parts.items():
+        if not isinstance(head.get(name), form):
+            raise ConfigError(f"{where} is damaged: {name} must be {'an object' if form is dict else 'a list'}")
 
 
 def make(kind: Any, where: str, entry: Any) -> Any:
@@ -105,7 +91,7 @@ def make(kind: Any, where: str, entry: Any) -> Any:
         if not isinstance(entry, dict) or name not in entry:
             raise ConfigError(f"{where} is damaged: {name} is missing")
         if not _fits(entry[name], hint):
-            raise ConfigError(f"{where} is damaged: {name} cannot be {json.dumps(entry[name])[:60]}")
+            raise ConfigError(f"{where} is damaged: {name} cannot be {brief(entry[name])}")
     return kind(**{item.name: entry[item.name] for item in fields(kind)})
 
 
@@ -114,7 +100,7 @@ def make_outcome(where: str, entry: Any) -> Outcome:
     outcome: Outcome = make(Outcome, where, entry)
     for name in ("nfe", "batch_lanes", "seconds"):
         if not getattr(outcome, name) > 0:
-            raise ConfigError(f"{where} is damaged: {name} cannot be {json.dumps(getattr(outcome, name))}")
+            raise ConfigError(f"{where} is damaged: {name} cannot be {brief(getattr(outcome, name))}")
     return outcome
 
 

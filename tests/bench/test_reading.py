@@ -62,7 +62,7 @@ def test_files_that_cannot_be_read_say_why(lines: list[str], tmp_path: Path) -> 
     spoilt = {
         "is empty": [],
         "torn in its first line": ['{"kind": "ru'],
-        "line 1 is not the first line of a results.jsonl": ['{"prompt": "1"}\n'],
+        "line 1 is not the first line of a file that dllm-bench compare": ['{"prompt": "1"}\n'],
         "line 2 is not JSON": [lines[0], lines[1][:-9] + "\n", *lines[2:]],
         "line 2 must be an object": [lines[0], "[1]\n", *lines[2:]],
         "line 2 is damaged: nfe is missing": changed(lines, 1, nfe=...),
@@ -77,10 +77,10 @@ def test_files_that_cannot_be_read_say_why(lines: list[str], tmp_path: Path) -> 
         ),
         "line 1 is damaged: schedulers must be a list": changed(lines, 0, schedulers=...),
         "line 1 is damaged: environment must be an object": changed(lines, 0, environment="cpu"),
-        "format dllm-bench/1 .version 0.1.0 wrote it., but this version reads dllm-bench/": changed(
+        "schema dllm-bench/1 .version 0.1.0 wrote it., but this version reads dllm-bench/": changed(
             lines, 0, schema="dllm-bench/1"
         ),
-        "definitions of numbers 0 .* but this version's are 1": changed(lines, 0, definitions=0),
+        "definitions 0 .* but this version reads 1": changed(lines, 0, definitions=0),
         "no prompt that all of its schedulers have decoded": lines[:3],
         f"line {len(lines) + 1} begins another run": [*lines, *lines],
     }

@@ -11,7 +11,7 @@ import pytest
 import torch
 from click.testing import CliRunner, Result
 
-import dllm_bench.sweeps.journal
+import dllm_bench.journal
 from dllm_bench import Sweep, compare, read_sweep, sweep
 from dllm_bench.cli import cli
 from dllm_bench.sweeps.engines import answer_on_a_node
@@ -275,7 +275,7 @@ def test_two_sweeps_cannot_write_one_journal() -> None:
 def test_a_disk_that_becomes_read_only(monkeypatch: pytest.MonkeyPatch) -> None:
     arguments = [*COMMAND, "--scheduler", "threshold", "--grid", "block=4,8,12", "--output", "out"]
     with monkeypatch.context() as patch:
-        patch.setattr(dllm_bench.sweeps.journal, "open", ReadOnlyLater, raising=False)
+        patch.setattr(dllm_bench.journal, "open", ReadOnlyLater, raising=False)
         result = run(*arguments)  # three writes: the head, and two configurations of two prompts
     assert result.exit_code == 1 and result.stdout == ""
     assert result.stderr.splitlines()[-1] == (

@@ -9,6 +9,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+from dllm_bench.files import read_text
 from dllm_bench.toml import as_toml, has_form
 from dllm_sdk import load_scheduler
 from dllm_sdk.errors import ConfigError
@@ -50,13 +51,9 @@ def axes(texts: Sequence[str]) -> dict[str, list[Any]]:
 def from_file(path: Path) -> dict[str, Any]:
     """The words of a FILE.toml as arguments of `sweep`: those of the options, `grid` being a table of lists."""
     try:
-        words = tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ConfigError(f"there is no sweep file {path}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        words = tomllib.loads(read_text(path, "sweep file"))
+    except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"sweep file {path} is not valid TOML: {error}") from None
-    except OSError as error:
-        raise ConfigError(f"sweep file {path} cannot be read: {error.strerror}") from None
     found: dict[str, Any] = {}
     for given, value in words.items():
         word = given.replace("-", "_")

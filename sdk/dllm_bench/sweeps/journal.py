@@ -12,10 +12,10 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, cast
 
 from dllm_bench.journal import Journal
-from dllm_bench.reading import lines_of, make
+from dllm_bench.reading import check_head, lines_of, make
 from dllm_bench.results import DEFINITIONS
 from dllm_sdk.errors import ConfigError
 
@@ -25,7 +25,8 @@ except ImportError:  # Windows: two sweeps into one folder are not noticed there
     fcntl = None  # type: ignore[assignment]
 
 NAME = "sweep.jsonl"
-SCHEMA = "dllm-bench-sweep/1"
+HEAD = {"kind": "sweep", "schema": "dllm-bench-sweep/1", "definitions": DEFINITIONS}
+_PARTS = {"settings": dict, "environment": dict, "prompts": dict, "notes": list}
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ def read(file: Path) -> Kept:
     for where, entry in lines_of(file):
         kind, key = entry.get("kind"), str(entry.get("key"))
         if not kept.head:
-            _check_head(where, entry)
+            check_head(where, entry, HEAD, _PARTS)
             kept.head, kept.notes = entry, list(entry["notes"])
         elif kind == "notes" and isinstance(entry.get("notes"), list):
             kept.notes += entry["notes"]
@@ -77,35 +78,19 @@ def read(file: Path) -> Kept:
     return kept
 
 
-def _check_head(where: str, head: Mapping[str, Any]) -> None:
-    if head.get("kind") != "sweep":
-        raise ConfigError(f"{where} is not the first line of a {NAME} that dllm-bench sweep --output wrote")
-    for name, ours in (("schema", SCHEMA), ("definitions", DEFINITIONS)):
-        if head.get(name) != ours:
-            raise ConfigError(f"{where} has the {name} {head.get(name)}, but this version reads {ours}: sweep again")
-    for name, kind in (("settings", dict), ("environment", dict), ("prompts", dict), ("notes", list)):
-        if not isinstance(head.get(name), kind):
-            raise ConfigError(f"{where} is damaged: {name} must be {'an object' if kind is dict else 'a list'}")
-
-
 class SweepJournal(Journal):
     """An open sweep.jsonl, new or continued."""
 
+    name, mode = NAME, "a+b"
+
     def __init__(self, folder: str | Path) -> None:
         """Open, lock and mend the file; ConfigError if that cannot be, or if another sweep is writing it."""
-        super().__init__(None)
-        self.path = path = Path(folder) / NAME
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = file = open(path, "a+b", buffering=0)  # noqa: SIM115  closed by __exit__
-        except FileExistsError:
-            raise ConfigError(f"output {folder} must be a folder, but there is a file of that name") from None
-        except OSError as error:
-            raise ConfigError(f"output {folder} cannot be written: {error.strerror}") from None
+        super().__init__(folder)
+        file = cast(IO[bytes], self._file)
         try:
             self._lock(file)
             self._mend(file)
-            self.kept = read(path) if self._size else Kept()
+            self.kept = read(Path(folder) / NAME) if self._size else Kept()
         except BaseException:
             file.close()
             raise
@@ -120,8 +105,7 @@ class SweepJournal(Journal):
         if self.kept.head:
             self._compare(plan["settings"])
         else:
-            said = {name: plan[name] for name in ("settings", "environment", "prompts", "notes")}
-            self.kept.head = {"kind": "sweep", "schema": SCHEMA, "definitions": DEFINITIONS, **said}
+            self.kept.head = HEAD | {name: plan[name] for name in _PARTS}
             self.kept.notes = plan["notes"]
             lines.append(self.kept.head)
         if more := [note for note in plan["notes"] if note not in self.kept.notes]:
