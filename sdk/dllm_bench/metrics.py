@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from dllm_bench.results import Aup, Comparison, Difference, Entrant, Outcome, Row
-from dllm_bench.significance import bootstrap, mcnemar, prompts_needed, wilson
+from dllm_bench.significance import Floats, bootstrap, mcnemar, prompts_needed, wilson
 
 _AUP_PENALTY, _AUP_DROP = 3.0, 5.0  # d3LLM's: the penalty's exponent, and percentage points
 
@@ -156,6 +156,16 @@ def area(points: Sequence[tuple[float, float]], best: float) -> float:
     for i in range(1, len(points)):
         total += (points[i][0] - points[i - 1][0]) * (weighted[i] + weighted[i - 1]) / 2
     return total
+
+
+def front(losses: Sequence[float] | Floats, costs: Sequence[float] | Floats) -> list[int]:
+    """Those that nothing beats: no other is as good in both, and better in one. Places, from the dearest on."""
+    order = sorted(range(len(costs)), key=lambda i: (costs[i], losses[i]))
+    kept: list[int] = []
+    for i in order:
+        if not kept or losses[i] < losses[kept[-1]] or (losses[i], costs[i]) == (losses[kept[-1]], costs[kept[-1]]):
+            kept.append(i)
+    return kept[::-1]
 
 
 def agreement(tokens: Sequence[int], reference: Sequence[int]) -> float:

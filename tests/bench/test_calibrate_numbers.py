@@ -11,11 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dllm_bench import Target
-from dllm_bench.calibration.choice import front, guaranteed, p_value
+from dllm_bench.calibration.choice import guaranteed, p_value
 from dllm_bench.calibration.delimiters import delimiters, proposed
 from dllm_bench.calibration.grid import default_axes, settings, token_field
 from dllm_bench.calibration.reliability import apply, isotonic, reliability
 from dllm_bench.calibration.scheduler_file import scheduler_file
+from dllm_bench.metrics import front
 from dllm_bench.toml import as_toml
 from dllm_sdk import ConfigError, load_scheduler
 from dllm_strategies import EarlyEOS, FixedBlock, Threshold

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from dllm_bench import compare
 from dllm_bench.cli import cli
 from dllm_bench.measure import Contender, Run
-from dllm_bench.pages import charts, figures
+from dllm_bench.metrics import front
+from dllm_bench.pages import charts
 from dllm_bench.pages.report import report, save
 from dllm_bench.questions import collect
 from dllm_bench.recording import record
@@ -92,7 +93,8 @@ def test_a_comparison_without_outcomes_still_has_a_page() -> None:
 
 def test_the_front_is_what_nothing_beats() -> None:
     points = [(8.0, 90.0), (8.0, 80.0), (4.0, 80.0), (4.0, 80.0), (40.0, 91.0), (50.0, 91.0)]
-    assert [figures.on_front(point, points) for point in points] == [True, False, True, True, True, False]
+    passes, quality = zip(*points, strict=True)
+    assert sorted(front([-y for y in quality], passes)) == [0, 2, 3, 4]
     text = Elements(comparison().to_html()).text
     assert "no other is as good in both quality and passes, and better in one" in text  # as many passes, too
     assert "on the front: no other is as good in both, and better in one." in text

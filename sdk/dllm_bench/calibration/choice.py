@@ -12,6 +12,7 @@ from math import inf, log
 import numpy as np
 from numpy.typing import NDArray
 
+from dllm_bench.metrics import front
 from dllm_bench.significance import Floats
 from dllm_sdk.errors import ConfigError
 
@@ -71,16 +72,6 @@ def _check(name: str, value: float | None, low: float, high: float) -> None:
 def _least(first: Floats, then: Floats, among: NDArray[np.bool_]) -> int | None:
     """The index with the smallest `first`, ties by `then`, then by order; None where there is none."""
     return min((int(i) for i in np.flatnonzero(among)), key=lambda i: (first[i], then[i]), default=None)
-
-
-def front(losses: Floats, costs: Floats) -> list[int]:
-    """The settings such that no other is as good in both means, and better in one; from the dearest to the cheapest."""
-    order = sorted(range(len(costs)), key=lambda i: (costs[i], losses[i]))
-    kept: list[int] = []
-    for i in order:
-        if not kept or losses[i] < losses[kept[-1]] or (losses[i], costs[i]) == (losses[kept[-1]], costs[kept[-1]]):
-            kept.append(i)
-    return kept[::-1]
 
 
 def guaranteed(loss: Floats, cost: Floats, bound: float, probability: float) -> int | None:

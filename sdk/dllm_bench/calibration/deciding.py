@@ -12,11 +12,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from dllm_bench.calibration.choice import Target, front
+from dllm_bench.calibration.choice import Target
 from dllm_bench.calibration.found import Score, Setting
 from dllm_bench.journal import Journal
 from dllm_bench.measure import Batch, Contender, Report, Run
-from dllm_bench.metrics import difference
+from dllm_bench.metrics import difference, front
 from dllm_bench.results import Difference, Outcome
 from dllm_bench.significance import Floats
 from dllm_sdk import NoCache, Scheduler

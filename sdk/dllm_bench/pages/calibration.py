@@ -10,8 +10,7 @@ from collections.abc import Sequence
 from dllm_bench.calibration import render
 from dllm_bench.calibration.found import Calibration
 from dllm_bench.calibration.reliability import Bin
-from dllm_bench.pages import charts
-from dllm_bench.pages.figures import section
+from dllm_bench.pages import charts, figures
 from dllm_bench.pages.markup import Markup, tag
 from dllm_bench.pages.shell import page
 
@@ -38,25 +37,15 @@ def _front(found: Calibration) -> Markup:
         charts.Point(one.name, one.calibration.nfe, 100 * one.calibration.accuracy, None, None, one.front)
         for one in tried
     ]
-    best = ", ".join(f"{point.name} {point.y:.1f} % with {point.x:.1f} passes" for point in points if point.front)
-    far = f"{100 * reference.calibration.accuracy:.1f} % with {reference.calibration.nfe:.1f} passes"
-    return section(
-        f"{found.quality} against forward passes".capitalize(),
-        tag("p", charts.HOW_TO_READ),
-        tag(
-            "figure",
-            tag("p", f"{found.quality}, %", class_="title muted"),
-            tag("div", charts.scatter(points, label=f"The front: {best}."), class_="frame"),
-            tag("p", "forward passes per prompt", class_="title muted right"),
-            tag("figcaption", f"Not shown, the reference {found.reference}: {far}."),
-        ),
-    )
+    score = reference.calibration
+    far = f"{100 * score.accuracy:.1f} % with {score.nfe:.1f} passes"
+    return figures.plane(found.quality, points, f"Not shown, the reference {found.reference}: {far}.")
 
 
 def _reliability(found: Calibration) -> Markup:
     drafts = found.reliability
-    errors = (f"{name}: error {100 * error:.1f} points" for name, error in _errors(found))
-    return section(
+    errors = f"before: error {100 * drafts.error_before:.1f} points; after: error {100 * drafts.error_after:.1f} points"
+    return figures.section(
         "Reliability of confidence",
         tag(
             "p",
@@ -66,14 +55,10 @@ def _reliability(found: Calibration) -> Markup:
         tag(
             "figure",
             tag("p", "written in the end, %", class_="title muted"),
-            tag("div", diagram([drafts.before, drafts.after], label="; ".join(errors)), class_="frame"),
+            tag("div", diagram([drafts.before, drafts.after], label=errors), class_="frame"),
             tag("p", "confidence, %", class_="title muted right"),
         ),
     )
-
-
-def _errors(found: Calibration) -> list[tuple[str, float]]:
-    return [("before", found.reliability.error_before), ("after", found.reliability.error_after)]
 
 
 def diagram(series: Sequence[Sequence[Bin]], *, label: str) -> Markup:
@@ -99,10 +84,6 @@ def diagram(series: Sequence[Sequence[Bin]], *, label: str) -> Markup:
 
 def _table(found: Calibration) -> Markup:
     """All settings."""
-    head = tag("tr", *(tag("th", name, scope="col") for name in ["", *render.titles(found)]))
-    rows = [
-        tag("tr", tag("th", render.role(one), scope="row"), *(tag("td", cell) for cell in render.cells(found, one)))
-        for one in found.settings
-    ]
-    table = tag("table", tag("thead", head), tag("tbody", *rows))
-    return section("All settings", tag("div", table, class_="scroll", tabindex=0, role="region", aria_label="Settings"))
+    rows = [(render.role(one), render.cells(found, one)) for one in found.settings]
+    table = figures.table("Settings", ["", *render.titles(found)], rows, of_series=False)
+    return figures.section("All settings", table)

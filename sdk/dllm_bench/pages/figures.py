@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from itertools import pairwise
+from collections.abc import Iterable, Sequence
+from itertools import count, pairwise, repeat
 from typing import NamedTuple
 
 import numpy as np
 
+from dllm_bench.metrics import front
 from dllm_bench.pages import charts
 from dllm_bench.pages.markup import Markup, tag
 from dllm_bench.results import Comparison, Outcome, Recording
@@ -34,14 +35,50 @@ def section(title: str, *parts: Markup) -> Markup:
     return tag("section", tag("h2", title, id=name), *parts, aria_labelledby=name)
 
 
+def table(
+    name: str,
+    titles: Sequence[str],
+    rows: Sequence[tuple[str, Sequence[str | Iterable[Markup]]]],
+    *,
+    caption: str = "",
+    of_series: bool = True,
+    class_: str | None = None,
+) -> Markup:
+    """A table that may be wider than the screen, within reach of the keyboard. `of_series`: a row per scheduler."""
+    head = tag("tr", *(tag("th", title, scope="col") for title in titles))
+    body = [
+        tag("tr", tag("th", first, scope="row"), *(tag("td", cell) for cell in cells), data_series=series)
+        for series, (first, cells) in zip(count() if of_series else repeat(None), rows, strict=False)
+    ]
+    said = tag("caption", tag("span", caption)) if caption else ""  # it stays in sight where the table is scrolled
+    whole = tag("table", said, tag("thead", head), tag("tbody", *body), class_=class_)
+    return tag("div", whole, class_="scroll", tabindex=0, role="region", aria_label=f"{name}, a table")
+
+
+def plane(what: str, points: Sequence[charts.Point], caption: str | Markup, *, unit: str = "%") -> Markup:
+    """Quality against forward passes."""
+    best = sorted((point for point in points if point.front), key=lambda point: point.x)
+    message = ", ".join(f"{point.name} {point.y:.1f} % with {point.x:.1f} passes" for point in best)
+    return section(
+        f"{what} against forward passes".capitalize(),
+        tag("p", charts.HOW_TO_READ),
+        tag(
+            "figure",
+            tag("p", f"{what}, {unit}", class_="title muted"),
+            tag("div", charts.scatter(points, label=f"The front: {message}."), class_="frame"),
+            tag("p", "forward passes per prompt", class_="title muted right"),
+            tag("figcaption", caption),
+        ),
+    )
+
+
 def accuracy(comparison: Comparison) -> Markup:
     """Accuracy against forward passes, or agreement where nothing is scored."""
     rows = comparison.rows
     scored = all(row.accuracy is not None for row in rows)
     baseline = "first row" if len({row.cache for row in rows}) == 1 else "first cache"
-    what = "accuracy" if scored else f"agreement with the {baseline}"
     quality = [100 * (row.agreement if row.accuracy is None else row.accuracy) for row in rows]
-    plane = [(row.nfe, y) for row, y in zip(rows, quality, strict=True)]
+    best = front([-y for y in quality], [row.nfe for row in rows])
     points = [
         charts.Point(
             row.scheduler,
@@ -49,29 +86,12 @@ def accuracy(comparison: Comparison) -> Markup:
             y,
             100 * row.accuracy_low if row.accuracy_low is not None else None,
             100 * row.accuracy_high if row.accuracy_high is not None else None,
-            on_front((row.nfe, y), plane),
+            i in best,
         )
-        for row, y in zip(rows, quality, strict=True)
+        for i, (row, y) in enumerate(zip(rows, quality, strict=True))
     ]
-    front = sorted((point for point in points if point.front), key=lambda point: point.x)
-    message = ", ".join(f"{point.name} {point.y:.1f} % with {point.x:.1f} passes" for point in front)
-    return section(
-        f"{what} against forward passes".capitalize(),
-        tag("p", charts.HOW_TO_READ),
-        tag(
-            "figure",
-            tag("p", f"{what}, %" + (" (95 % interval)" if scored else ""), class_="title muted"),
-            tag("div", charts.scatter(points, label=f"The front: {message}."), class_="frame"),
-            tag("p", "forward passes per prompt", class_="title muted right"),
-            tag("figcaption", _legend([row.scheduler for row in rows])),
-        ),
-    )
-
-
-def on_front(point: tuple[float, float], points: Sequence[tuple[float, float]]) -> bool:
-    """Whether no point is as good in both, passes and accuracy, and better in one."""
-    x, y = point
-    return not any(u <= x and v >= y and (u, v) != (x, y) for u, v in points)
+    what = "accuracy" if scored else f"agreement with the {baseline}"
+    return plane(what, points, _legend([row.scheduler for row in rows]), unit="% (95 % interval)" if scored else "%")
 
 
 def _legend(names: Sequence[str]) -> Markup:

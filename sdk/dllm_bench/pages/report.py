@@ -95,29 +95,11 @@ def _more(summary: str, texts: Sequence[str]) -> Markup:
 def _table(comparison: Comparison) -> Markup:
     """The table of the command line; a name opens its scheduler's settings."""
     columns = render.columns_of(comparison)
-    head = tag("tr", *(tag("th", title, scope="col") for title in ("scheduler", *(title for title, _ in columns))))
-    rows = [
-        tag(
-            "tr",
-            tag("th", _settings(i, row), scope="row"),
-            *(tag("td", show(row)) for _, show in columns),
-            data_series=i,
-        )
-        for i, row in enumerate(comparison.rows)
-    ]
-    caption = _caption("A row per scheduler, over all prompts; open a name to see its settings.")
-    table = tag("table", caption, tag("thead", head), tag("tbody", *rows), class_="sortable")
-    return figures.section("Schedulers", _scroll(table, "Schedulers"), tag("p", class_="unseen", role="status"))
-
-
-def _caption(text: str) -> Markup:
-    """It stays in sight where the table is scrolled."""
-    return tag("caption", tag("span", text))
-
-
-def _scroll(table: Markup, name: str) -> Markup:
-    """A table that may be wider than the screen, within reach of the keyboard."""
-    return tag("div", table, class_="scroll", tabindex=0, role="region", aria_label=f"{name}, a table")
+    titles = ["scheduler", *(title for title, _ in columns)]
+    rows = [(_settings(i, row), [show(row) for _, show in columns]) for i, row in enumerate(comparison.rows)]
+    caption = "A row per scheduler, over all prompts; open a name to see its settings."
+    table = figures.table("Schedulers", titles, rows, caption=caption, class_="sortable")
+    return figures.section("Schedulers", table, tag("p", class_="unseen", role="status"))
 
 
 def _settings(series: int, row: Row) -> Markup:
@@ -146,20 +128,14 @@ def _tasks(comparison: Comparison) -> Markup:
     if len(comparison.tasks) < 2:
         return Markup()
     scored = any(row.accuracy is not None for row in comparison.rows)
-    head = tag("tr", tag("th", "scheduler", scope="col"), *(tag("th", name, scope="col") for name in comparison.tasks))
     rows = [
-        tag(
-            "tr",
-            tag("th", charts.named(i, row.scheduler), scope="row"),
-            *(tag("td", *_cell(rows[i], scored)) for rows in comparison.tasks.values()),
-            data_series=i,
-        )
+        (charts.named(i, row.scheduler), [_cell(of_task[i], scored) for of_task in comparison.tasks.values()])
         for i, row in enumerate(comparison.rows)
     ]
     what = "Accuracy" if scored else "Agreement with the baseline"
-    caption = _caption(f"{what} in %, and below it the forward passes per prompt.")
-    table = tag("table", caption, tag("thead", head), tag("tbody", *rows), class_="tasks")
-    return figures.section("By task", _scroll(table, "By task"))
+    caption = f"{what} in %, and below it the forward passes per prompt."
+    table = figures.table("By task", ["scheduler", *comparison.tasks], rows, caption=caption, class_="tasks")
+    return figures.section("By task", table)
 
 
 def _cell(row: Row, scored: bool) -> tuple[Markup, Markup]:
