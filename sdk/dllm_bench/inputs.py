@@ -14,6 +14,7 @@ from dllm_bench.environment import families
 from dllm_bench.measure import Batch, Contender, cut
 from dllm_bench.questions import Questions
 from dllm_bench.results import Entrant
+from dllm_bench.sheet import counted
 from dllm_sdk import Cache, ConfigError, DllmError, Model, Scheduler, load_cache, load_model, load_scheduler
 from dllm_sdk.binding import bind, describe
 from dllm_sdk.scheduler import check_value
@@ -109,8 +110,8 @@ def encode(model: Model, questions: Questions, number: int) -> list[int]:
     total = len(ids) + questions.gen_length
     if model.max_length is not None and total > model.max_length:
         raise ConfigError(
-            f"{where} has {len(ids)} tokens and asks for {questions.gen_length} more, but the model's context holds "
-            f"{model.max_length}: shorten the prompt or lower gen_length"
+            f"{where} has {counted(len(ids), 'token')} and asks for {questions.gen_length} more, but the model's "
+            f"context holds {model.max_length}: shorten the prompt or lower gen_length"
         )
     return ids
 

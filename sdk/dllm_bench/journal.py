@@ -19,6 +19,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from dllm_bench.results import DEFINITIONS, Entrant, Outcome
+from dllm_bench.sheet import counted
 from dllm_sdk.errors import ConfigError, DllmError
 
 NAME = "results.jsonl"
@@ -87,8 +88,8 @@ class Journal:
             with suppress(OSError):
                 self._file.truncate(self._size)
             raise Unwritable(
-                f"{self.path} cannot be written any more: {error.strerror}; it keeps the {self._results} generations "
-                "measured until then"
+                f"{self.path} cannot be written any more: {error.strerror}; it keeps the "
+                f"{counted(self._results, 'generation')} measured until then"
             ) from error
         self._size += len(lines)
 

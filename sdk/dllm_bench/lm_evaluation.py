@@ -17,7 +17,7 @@ from typing import Any
 from dllm_bench.calibration.scheduler_file import warn_elsewhere
 from dllm_bench.inputs import check_whole
 from dllm_bench.results import Result
-from dllm_bench.sheet import Sheet, Table, csv_lines, json_lines
+from dllm_bench.sheet import Sheet, Table, counted, csv_lines, json_lines
 from dllm_sdk import Cache, ConfigError, DllmError, Model, Scheduler
 
 _MEANING = (
@@ -136,7 +136,8 @@ def evaluate(
     )
     _add_passes(results, lm)
     truncated = sum(bool(one.truncated) for answers in lm.answers.values() for one in answers)
-    notes = [f"{truncated} prompts did not fit into the model's context and lost their left end."] * bool(truncated)
+    cut = f"{counted(truncated, 'prompt')} did not fit into the model's context: cut off at the left."
+    notes = [cut] if truncated else []
     return Evaluation(lm.model_name, lm.name, _rows(results), results, notes)
 
 

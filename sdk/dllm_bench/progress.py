@@ -7,6 +7,8 @@ import shutil
 import time
 from typing import TYPE_CHECKING, TextIO
 
+from dllm_bench.sheet import counted
+
 if TYPE_CHECKING:
     from dllm_bench.measure import Progress
 
@@ -34,7 +36,7 @@ class Meter:
             self._draw(at)
         elif at.task and (at.task != self._task or now - self._said >= _SILENCE):
             left = self._left() if at.task == self._task else ""
-            print(f"{at.task}: {at.done} of {at.total} generations done{left}", file=self.stream, flush=True)
+            print(f"{at.task}: {at.done} of {counted(at.total, 'generation')} done{left}", file=self.stream, flush=True)
             self._said = now
         self._task = at.task
 

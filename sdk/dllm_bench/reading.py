@@ -16,6 +16,7 @@ from dllm_bench.files import brief, json_object, read_bytes
 from dllm_bench.journal import HEAD, NAME
 from dllm_bench.metrics import sum_up
 from dllm_bench.results import Comparison, Entrant, Outcome
+from dllm_bench.sheet import counted
 from dllm_sdk.errors import ConfigError
 
 _COMMANDS = {"run": "compare", "sweep": "sweep"}  # by the kind of the first line
@@ -48,8 +49,8 @@ def read_results(path: str | Path) -> Comparison:
     if lines[-1][1].get("kind") == "end":
         environment |= {key: value for key, value in lines[-1][1].items() if key != "kind"}
     else:
-        n = len({(one.task, one.prompt) for one in kept})
-        notes.append(f"{file}: the run did not come to its end; these are the {n} prompts that all schedulers decoded.")
+        n = counted(len({(one.task, one.prompt) for one in kept}), "prompt")
+        notes.append(f"{file}: the run did not come to its end; it is summed up over {n} that all schedulers decoded.")
     prompts: dict[str, dict[int, str]] = {}
     for outcome, (_, entry) in zip(outcomes, results, strict=True):
         prompts.setdefault(outcome.task, {})[outcome.prompt] = str(entry.get("prompt_text", ""))

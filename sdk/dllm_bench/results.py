@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, field
 from importlib import import_module
 from typing import Any, ClassVar, Literal, get_args
 
-from dllm_bench.sheet import as_markdown, as_table
+from dllm_bench.sheet import as_markdown, as_table, counted
 from dllm_sdk.errors import ConfigError
 
 Format = Literal["table", "json", "jsonl", "csv", "md"]
@@ -159,18 +159,18 @@ class Difference:
         """The difference of the accuracies in words; empty without answers."""
         if self.accuracy is None or self.accuracy_low is None or self.accuracy_high is None or self.p_value is None:
             return ""
-        head = f"{self.scheduler} against {self.baseline}:"
+        head, prompts = f"{self.scheduler} against {self.baseline}:", counted(self.n_scored, "prompt")
         disagree = self.only_scheduler + self.only_baseline
         if not disagree:
-            return f"{head} right and wrong on the same {self.n_scored} prompts."
+            return f"{head} right and wrong alike on {prompts}."
         if self.prompts_needed is None:
             each = f"each is right on {disagree // 2} that the other is not"
-            return f"{head} equally accurate on these {self.n_scored} prompts; {each}."
+            return f"{head} equally accurate on {prompts}; {each}."
         points = f"{100 * self.accuracy:+.1f} points [{100 * self.accuracy_low:+.1f}, {100 * self.accuracy_high:+.1f}]"
         if self.p_value < 0.05:
             return f"{head} {points}, more than chance explains (McNemar p = {self.p_value:.2g})."
         need = f"a difference of this size would need about {self.prompts_needed:,} prompts"
-        return f"{head} {points}, within chance on {self.n_scored} prompts (McNemar p = {self.p_value:.2f}); {need}."
+        return f"{head} {points}, within chance on {prompts} (McNemar p = {self.p_value:.2f}); {need}."
 
 
 @dataclass(frozen=True)

@@ -133,9 +133,9 @@ def _csv_cell(value: Any) -> Any:
     return json.dumps(value, ensure_ascii=False) if isinstance(value, dict | list) else value
 
 
-def counted(number: int, what: str, plural: str = "") -> str:
-    """1 prompt, 2 prompts."""
-    return f"{number} {what if number == 1 else plural or what + 's'}"
+def counted(number: float, what: str, plural: str = "") -> str:
+    """1 prompt, 2 prompts, 0.5 points."""
+    return f"{f'{number:g}' if isinstance(number, float) else number} {what if number == 1 else plural or what + 's'}"
 
 
 def percent(share: float | None) -> str:

@@ -257,7 +257,7 @@ def test_a_target_that_nothing_reaches_writes_nothing() -> None:
         (["--max-nfe", "5", "--guarantee", "0.9"], ["without guarantee"]),
         (["--guarantee", "90"], ["guarantee", "between 0 and 1", "90"]),
         (["--guarantee", "0.9", "--limit", "3"], ["3 prompts", "needs 4", "raise limit"]),
-        (["--limit", "1"], ["1 prompts", "needs 2"]),
+        (["--limit", "1"], ["1 prompt here", "needs 2"]),
         (["--limit", "0"], ["limit", ">= 1"]),
         (["--delimiters"], ["Threshold", "no field of token ids"]),
         (["--seed", "-1"], ["seed", ">= 0"]),

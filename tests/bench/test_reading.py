@@ -47,7 +47,7 @@ def test_a_torn_last_line_costs_that_line_only(lines: list[str], tmp_path: Path)
     read = read_results(file)
     assert [row.n for row in read.rows] == [11, 11, 11]
     assert read.notes == [
-        f"{file}: the run did not come to its end; these are the 11 prompts that all schedulers decoded."
+        f"{file}: the run did not come to its end; it is summed up over 11 prompts that all schedulers decoded."
     ]
     assert read.notes[0].split("; ")[1] in " ".join(str(read).split())
 

@@ -124,7 +124,7 @@ def test_a_failure_is_kept_and_the_others_go_on(monkeypatch: pytest.MonkeyPatch)
     mended = run(*arguments, "--retry-failed", "--format", "json")
     assert mended.exit_code == 0, mended.stderr
     assert len(json.loads(mended.stdout)["rows"]) == 3 and not json.loads(mended.stdout)["failed"]
-    assert "1 of 1 configurations, 2 before" in mended.stderr
+    assert "1 of 1 configuration, 2 before" in mended.stderr
 
 
 def test_a_row_whose_baseline_failed_agrees_with_itself() -> None:

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dllm_bench.metrics import front
+from dllm_bench.sheet import counted
 from dllm_bench.significance import Floats
 from dllm_sdk.errors import ConfigError
 
@@ -49,9 +50,9 @@ class Target:
 
     def __str__(self) -> str:
         if self.max_nfe is not None:
-            return f"the best accuracy within {self.max_nfe:g} forward passes per prompt"
+            return f"the best accuracy within {counted(self.max_nfe, 'forward pass', 'forward passes')} per prompt"
         sure = "" if self.guarantee is None else f" with probability {self.guarantee:g}"
-        return f"the fewest forward passes with at most {100 * self.bound:g} points of accuracy lost{sure}"
+        return f"the fewest forward passes with at most {counted(100 * self.bound, 'point')} of accuracy lost{sure}"
 
     def choose(self, loss: Floats, cost: Floats) -> int | None:
         """The setting that reaches the target on these prompts, or None."""

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 from dllm_bench.calibration.found import Calibration, Score, Setting
-from dllm_bench.sheet import Sheet, Table, csv_lines, json_lines, percent
+from dllm_bench.sheet import Sheet, Table, counted, csv_lines, json_lines, percent
 
 _SURE = (0.5, 0.7, 0.9, 0.95, 0.99)  # confidences whose worth is told
 
@@ -18,7 +18,7 @@ def title(found: Calibration) -> str:
     n = score.calibration.n + (score.validation.n if score.validation else 0)
     return (
         f"{found.scheduler} on {about.get('model')}: {found.target}, against {found.reference}; "
-        f"{len(found.settings) - 1} settings, {n} prompts, seed {about.get('seed')}"
+        f"{counted(len(found.settings) - 1, 'setting')}, {counted(n, 'prompt')}, seed {about.get('seed')}"
     )
 
 

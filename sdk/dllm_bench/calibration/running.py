@@ -27,6 +27,7 @@ from dllm_bench.inputs import batches_of, encode, load_schedulers
 from dllm_bench.measure import Batch, Progress, Report, Run
 from dllm_bench.questions import Questions, Verdict
 from dllm_bench.setups import Setup
+from dllm_bench.sheet import counted
 from dllm_sdk import ConfigError, Model, Sampler, Scheduler
 from dllm_sdk.binding import bind
 from dllm_sdk.registry import split
@@ -119,8 +120,8 @@ def _halves(
         n = len(one.prompts)
         if n < needed:
             raise ConfigError(
-                f"task {one.name} has {n} prompts here, but calibration needs {needed} of each task at least, to "
-                "choose on some and to validate on others: raise limit"
+                f"task {one.name} has {counted(n, 'prompt')} here, but calibration needs {needed} of each task at "
+                "least, to choose on some and to validate on others: raise limit"
             )
         for number in range(n):
             encode(model, one, number)  # an error names the prompt by its number in the task

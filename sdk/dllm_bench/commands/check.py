@@ -8,6 +8,7 @@ from tempfile import TemporaryDirectory
 import click
 
 from dllm_bench.commands import options
+from dllm_bench.sheet import counted
 
 
 @click.command("check")
@@ -37,7 +38,7 @@ def command(ctx: click.Context, spec: str, examples: int, seed: int) -> None:
     for name in report.passed:
         head = f"  ok  {name:<{width}}  "
         click.echo(textwrap.fill(meaning(name), 100, initial_indent=head, subsequent_indent=" " * len(head)) or head)
-    click.echo(f"\n{len(report.passed)} properties hold on {report.examples} random cases (seed {seed}).")
+    click.echo(f"\n{len(report.passed)} properties hold on {counted(report.examples, 'random case')} (seed {seed}).")
     if report.obstacle is None:
         click.echo("It can be compiled and captured.")
     else:

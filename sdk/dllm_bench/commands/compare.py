@@ -12,6 +12,7 @@ from dllm_bench.commands import options
 from dllm_bench.journal import Unwritable
 from dllm_bench.progress import Meter
 from dllm_bench.results import Comparison
+from dllm_bench.sheet import counted
 
 
 @click.command("compare")
@@ -79,4 +80,4 @@ def _kept(what: str, meter: Meter, output: str | None) -> str:
     if not meter.done:
         return f"{what} before anything was measured."
     kept = f"they are in {Path(output) / 'results.jsonl'}" if output else "--output FOLDER would have kept them"
-    return f"{what} after {meter.done} of {meter.total} generations; {kept}."
+    return f"{what} after {meter.done} of {counted(meter.total, 'generation')}; {kept}."

@@ -12,6 +12,7 @@ import click
 
 from dllm_bench.commands import options
 from dllm_bench.explain import FAILED_RUN
+from dllm_bench.sheet import counted
 
 if TYPE_CHECKING:
     from dllm_bench.sweeps.board import Board
@@ -105,9 +106,10 @@ def _run(ctx: click.Context, words: dict[str, Any], format: str) -> None:
         raise
     click.echo(options.as_text(found, format))
     if found.failed:
+        all_ = len(found.failed) + len(found.rows)
         name, sentence = next(iter(found.failed.items()))
         click.echo(
-            f"Error: {len(found.failed)} of {len(found.failed) + len(found.rows)} configurations failed, the first is "
+            f"Error: {len(found.failed)} of {counted(all_, 'configuration')} failed, the first is "
             f"{name}: {sentence} (--retry-failed measures them once more)",
             err=True,
         )
@@ -115,4 +117,5 @@ def _run(ctx: click.Context, words: dict[str, Any], format: str) -> None:
 
 
 def _after(board: Board) -> str:
-    return f"after {board.done} of {board.total} configurations" if board.total else "before anything was measured"
+    done = f"after {board.done} of {counted(board.total, 'configuration')}"
+    return done if board.total else "before anything was measured"

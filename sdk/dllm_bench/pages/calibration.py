@@ -13,6 +13,7 @@ from dllm_bench.calibration.reliability import Bin
 from dllm_bench.pages import charts, figures
 from dllm_bench.pages.markup import Markup, tag
 from dllm_bench.pages.shell import page
+from dllm_bench.sheet import counted
 
 
 def page_of(found: Calibration) -> str:
@@ -70,7 +71,10 @@ def diagram(series: Sequence[Sequence[Bin]], *, label: str) -> Markup:
     signs = [
         tag(
             "g",
-            tag("title", f"{one.count} drafts: {100 * one.confidence:.1f} % sure, {100 * one.stays:.1f} % stay"),
+            tag(
+                "title",
+                f"{counted(one.count, 'draft')}: {100 * one.confidence:.1f} % sure, {100 * one.stays:.1f} % stay",
+            ),
             tag("svg", charts.mark(i), x=both.at(100 * one.confidence), y=both.up(100 * one.stays), class_="at"),
             class_=charts.colour(i),
         )

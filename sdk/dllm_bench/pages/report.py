@@ -18,7 +18,7 @@ from dllm_bench.pages import charts, figures
 from dllm_bench.pages.markup import Markup, join, tag
 from dllm_bench.pages.shell import page
 from dllm_bench.results import Comparison, Row
-from dllm_bench.sheet import percent
+from dllm_bench.sheet import counted, percent
 from dllm_sdk.errors import ConfigError
 from dllm_sdk.writing import write_whole
 
@@ -71,7 +71,7 @@ def _verdict(comparison: Comparison) -> Markup:
         "section",
         tag("h2", "Verdict", id="verdict"),
         *(tag("p", text) for text in [_cost(rows[0], cheapest), *said]),
-        _more(f"{len(rest)} more remark{'s' * (len(rest) > 1)}", rest),
+        _more(counted(len(rest), "more remark"), rest),
         class_="verdict",
         aria_labelledby="verdict",
     )

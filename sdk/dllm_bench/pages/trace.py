@@ -15,6 +15,7 @@ from torch import Tensor
 
 from dllm_bench.pages.markup import Markup, tag
 from dllm_bench.pages.shell import page
+from dllm_bench.sheet import counted
 from dllm_sdk import Trace, TraceStep
 from dllm_sdk.trace import to_flags
 
@@ -102,7 +103,8 @@ def facts(trace: Trace) -> str:
     task = f"{about['task']}, prompt {about['number']}" if "task" in about else None
     cache = about.get("cache")
     cached = None if str(cache).startswith("NoCache") else cache
-    given = [about.get("model"), task, f"{int(trace.open.sum())} positions to generate", cached]
+    asked = f"{counted(int(trace.open.sum()), 'position')} to generate"
+    given = [about.get("model"), task, asked, cached]
     settings = [f"seed {about['seed']}"] if "seed" in about else []
     return " · ".join(str(item) for item in [*given, *settings] if item)
 

@@ -6,6 +6,7 @@ import time
 from typing import TYPE_CHECKING
 
 from dllm_bench.progress import Meter
+from dllm_bench.sheet import counted
 
 if TYPE_CHECKING:
     from dllm_bench.sweeps.run import Standing
@@ -21,7 +22,7 @@ class Board(Meter):
         failed = f", {at.failed} failed" if at.failed else ""
         earlier = f", {at.before} before" if at.before else ""
         left = self._left() if at.done < at.total else ""
-        line = f"{at.done} of {at.total} configurations{failed}{earlier}{left}"
+        line = f"{at.done} of {counted(at.total, 'configuration')}{failed}{earlier}{left}"
         if not self.live:
             print(f"{line}  {at.last}".rstrip(), file=self.stream, flush=True)
         elif at.done == at.total:

@@ -122,7 +122,7 @@ def _notes(
     """What a reader should know."""
     notes = [f"{name} failed: {sentence}." for name, sentence in failed.items()]
     if waiting:
-        notes.append(f"{len(waiting)} of {len(named)} configurations are still to be measured.")
+        notes.append(f"Still to be measured: {len(waiting)} of {counted(len(named), 'configuration')}.")
     if outdated := kept.configurations.keys() - {one.key for one in named.values()}:
         what = counted(len(outdated), "configuration")
         notes.append(f"Left out: {what} from before the scheduler's fields or code changed.")

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from dllm_bench.sheet import Sheet, Table, csv_lines, json_lines
+from dllm_bench.sheet import Sheet, Table, counted, csv_lines, json_lines
 from dllm_bench.timing.clocks import Spread
 from dllm_bench.timing.results import DecisionCost, Race, Rate, Speed, StepCost
 
@@ -40,8 +40,8 @@ def _races(races: Sequence[Race]) -> Table:
         for one in races
     ]
     rule = races[0].rule if races else ""
-    counts = " to ".join(f"{n}" for n in sorted({one.speedup.n for one in races}))
-    prompts = "1 prompt" if counts == "1" else f"{counts} prompts"
+    counts = sorted({one.speedup.n for one in races})
+    prompts = " to ".join([*map(str, counts[:-1]), *(counted(n, "prompt") for n in counts[-1:])])
     legend = (
         f"{rule}; {prompts}, one at a time, both loops in turn. equal: prompts with the same tokens and NFE; "
         "ms: per forward pass, of the whole generation; speed-up: time of the research-style loop / ours, median over "
