@@ -18,8 +18,3 @@ def check(scheduler: str | Scheduler[Any], *, examples: int = 50, seed: int = 0)
     check_whole("seed", seed, 0)
     loaded = load_scheduler(scheduler) if isinstance(scheduler, str) else scheduler
     return testing.check_scheduler(loaded, examples=examples, seed=seed)
-
-
-def meaning(name: str) -> str:
-    """What a property of the kit promises."""
-    return testing.PROPERTIES.get(name, "")

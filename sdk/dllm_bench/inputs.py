@@ -39,7 +39,7 @@ def load_schedulers(schedulers: Sequence[str | Scheduler[Any]]) -> list[tuple[st
         loaded = load_scheduler(one) if isinstance(one, str) else one
         if not isinstance(loaded, Scheduler):
             raise ConfigError(f"a scheduler must be a SPEC or an instance of a Scheduler subclass, got {one!r}")
-        name = one if isinstance(one, str) else repr(one)
+        name = as_given(one)
         alike = [other for known, other in named.items() if known == name or known.startswith(f"{name} #")]
         if any(describe(other) == describe(loaded) for other in alike):
             raise ConfigError(f"scheduler {name} is given twice: give each once")
@@ -54,19 +54,28 @@ def with_caches(schedulers: list[tuple[str, Scheduler[Any]]], caches: Sequence[s
         raise ConfigError(f"caches must be a list of at least one, got {caches!r}")
     loaded: dict[str, Cache] = {}
     for one in caches:
-        name = one if isinstance(one, str) else repr(one)
+        name = as_given(one)
         if name in loaded:
             raise ConfigError(f"cache {name} is given twice: give each once")
-        loaded[name] = load_cache(one) if isinstance(one, str) else one
-    if len(loaded) == 1:
-        ((name, cache),) = loaded.items()
-        return [Contender(spec, scheduler, name, cache, schedulers[0][0]) for spec, scheduler in schedulers]
-    first = next(iter(loaded))
+        loaded[name] = load_any_cache(one)
+    first, several = next(iter(loaded)), len(loaded) > 1
     return [
         Contender(f"{spec}, {name}", scheduler, name, cache, f"{spec}, {first}")
+        if several
+        else Contender(spec, scheduler, name, cache, schedulers[0][0])
         for spec, scheduler in schedulers
         for name, cache in loaded.items()
     ]
+
+
+def load_any_cache(cache: str | Cache) -> Cache:
+    """A cache by its SPEC, or an object."""
+    return load_cache(cache) if isinstance(cache, str) else cache
+
+
+def as_given(given: object) -> str:
+    """What a table calls it: a SPEC as it was written, an object by its repr."""
+    return given if isinstance(given, str) else repr(given)
 
 
 def load_any_model(model: str | Model, device: str, dtype: str | None) -> Model:
@@ -126,11 +135,15 @@ def batches_of(model: Model, questions: Sequence[Questions], batch_size: int) ->
     return batches
 
 
+def check_fits(model: Model, scheduler: Scheduler[Any], cache: Cache) -> None:
+    """Raise ConfigError unless the model has what the scheduler asks for, and can use the cache with it."""
+    cache.check(model, bind(scheduler, model).replan)
+
+
 def entrants_of(contenders: Sequence[Contender], model: Model) -> list[Entrant]:
     """What the rows are about; what does not fit the model is found now."""
     for one in contenders:
-        bind(one.scheduler, model)
-        one.cache.check(model, one.scheduler.replan)
+        check_fits(model, one.scheduler, one.cache)
     known = families([one.scheduler for one in contenders])
     return [
         Entrant(one.name, family, describe(one.scheduler), one.cache_name, one.baseline)

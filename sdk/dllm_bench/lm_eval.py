@@ -15,9 +15,9 @@ from typing import Any, NamedTuple
 
 import dllm_sdk
 from dllm_bench.environment import family, model_identity, model_name
-from dllm_bench.inputs import check_whole, load_any_model, load_schedulers
-from dllm_sdk import Cache, ConfigError, Model, Sampler, Scheduler, generate, load_cache
-from dllm_sdk.binding import bind, describe
+from dllm_bench.inputs import check_fits, check_whole, load_any_cache, load_any_model, load_schedulers
+from dllm_sdk import Cache, ConfigError, Model, Sampler, Scheduler, generate
+from dllm_sdk.binding import describe
 
 try:
     from lm_eval.api.model import LM
@@ -80,11 +80,11 @@ class DLLM(LM):  # type: ignore[misc]
         check_whole("gen_length", gen_length, 1, optional=True)
         self.batch_size = _batch_size(batch_size)
         ((self.name, self.scheduler),) = load_schedulers([scheduler])
-        self.policy = load_cache(cache) if isinstance(cache, str) else cache
+        self.policy = load_any_cache(cache)
         self.chat = chat if chat is None or chat == "tokenizer" else _function(chat)
         self.model_name = model_name(model)
         self.model = load_any_model(model, device or "cpu", dtype)
-        self.policy.check(self.model, bind(self.scheduler, self.model).replan)
+        check_fits(self.model, self.scheduler, self.policy)
         if self.model.tokenizer is None:
             raise ConfigError(f"the model {self.model_name} has no tokenizer, so it cannot read the prompts of a task")
         self.gen_length, self.seed = gen_length, seed

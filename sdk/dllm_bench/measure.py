@@ -103,7 +103,7 @@ class Run:
         """A few steps of the first batch under each scheduler; not counted."""
         batch = self.batches[0]
         for contender in self.contenders:
-            steps = decode(self.model, **self._asked(batch, contender))
+            steps = decode(self.model, **self.asked(batch, contender))
             self.preparation.extend(step.preparation for step in islice(steps, WARM_UP_STEPS))
 
     def outcomes(self, journal: Journal, report: Report | None) -> Iterator[Outcome]:
@@ -140,12 +140,12 @@ class Run:
         on_cuda = self.model.device.type == "cuda"
         if on_cuda:
             torch.cuda.reset_peak_memory_stats(self.model.device)
-        found = generate(self.model, **self._asked(batch, contender), on_step=watch)
+        found = generate(self.model, **self.asked(batch, contender), on_step=watch)
         peak = torch.cuda.max_memory_allocated(self.model.device) if on_cuda else None
         self.preparation.append(found.preparation)
         return Decoded(found, watch.blocks(len(batch.ids)), watch.lanes, peak)
 
-    def _asked(self, batch: Batch, contender: Contender) -> dict[str, Any]:
+    def asked(self, batch: Batch, contender: Contender) -> dict[str, Any]:
         """The arguments of `decode` and `generate`."""
         return {
             "prompt": list(batch.ids),

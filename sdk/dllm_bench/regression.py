@@ -88,20 +88,8 @@ def diff(
     _check_comparable(before, after)
     shared = _shared(before, after)
     pairs = _matched(before, after)
-    matched = {id(row) for _, row in pairs}
-    new = [row.scheduler for row in after.rows if id(row) not in matched]
-    notes = [f"A: {note}" for note in before.notes] + [f"B: {note}" for note in after.notes]
-    if _known_by_name(before, after):
-        notes.append("Weights of another dtype have another digest: here the model goes by its name.")
-    if any(row.n != len(shared) for row in (*before.rows, *after.rows)):
-        sizes = f"A has {before.rows[0].n}, B {after.rows[0].n}"
-        notes.append(f"Compared on {counted(len(shared), 'prompt')} that both files have: {sizes}.")
-    if new:
-        notes.append(f"Only in B: {', '.join(new)}.")
-    if other := [y.scheduler for x, y in pairs if not _same(x, y)]:
-        notes.append(f"With other numbers in their tables or heads: {', '.join(other)}.")
     changes = [_change(_only(before, x, shared), _only(after, y, shared), bounds) for x, y in pairs]
-    notes += dict.fromkeys(filter(None, map(_unknown, changes)))
+    notes = [*_notes(before, after, pairs, len(shared)), *dict.fromkeys(filter(None, map(_unknown, changes)))]
     return Diff(
         changes=changes,
         settings={
@@ -112,6 +100,23 @@ def diff(
         notes=notes,
         title=f"{after.environment.get('model')} on {counted(len(shared), 'prompt')} of {', '.join(after.tasks)}",
     )
+
+
+def _notes(before: Comparison, after: Comparison, pairs: Sequence[tuple[Row, Row]], n: int) -> list[str]:
+    """What a reader should know of the two runs, which share n prompts."""
+    matched = {id(row) for _, row in pairs}
+    new = [row.scheduler for row in after.rows if id(row) not in matched]
+    notes = [f"A: {note}" for note in before.notes] + [f"B: {note}" for note in after.notes]
+    if _known_by_name(before, after):
+        notes.append("Weights of another dtype have another digest: here the model goes by its name.")
+    if any(row.n != n for row in (*before.rows, *after.rows)):
+        sizes = f"A has {before.rows[0].n}, B {after.rows[0].n}"
+        notes.append(f"Compared on {counted(n, 'prompt')} that both files have: {sizes}.")
+    if new:
+        notes.append(f"Only in B: {', '.join(new)}.")
+    if other := [y.scheduler for x, y in pairs if not _same(x, y)]:
+        notes.append(f"With other numbers in their tables or heads: {', '.join(other)}.")
+    return notes
 
 
 def _check_comparable(a: Comparison, b: Comparison) -> None:

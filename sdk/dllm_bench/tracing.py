@@ -7,7 +7,7 @@ sees what a strategy did not look at. Knows schedulers, models and tasks through
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,19 +15,20 @@ from typing import Any, NamedTuple
 from dllm_bench.ahead import confidences
 from dllm_bench.calibration.scheduler_file import warn_elsewhere
 from dllm_bench.environment import fingerprint
-from dllm_bench.inputs import check_whole, encode, load_any_model, load_schedulers
+from dllm_bench.inputs import check_fits, check_whole, encode, load_schedulers, with_caches
+from dllm_bench.measure import Batch, Contender, Run
 from dllm_bench.pages.trace import Moment, Shown, data, facts, moments, show, sure, view
-from dllm_bench.questions import FILE_GEN_LENGTH, Questions, Verdict, collect
+from dllm_bench.questions import FILE_GEN_LENGTH, Questions, Verdict
 from dllm_bench.results import check_format
+from dllm_bench.setups import Setup
 from dllm_bench.sheet import counted
-from dllm_sdk import Cache, ConfigError, Model, Sampler, Scheduler, Trace, generate, load_cache
-from dllm_sdk.binding import bind
+from dllm_sdk import Cache, ConfigError, Model, Sampler, Scheduler, Trace, generate
 from dllm_sdk.writing import write_whole
 
 _PROMPTS = 100_000
 _ABOUT = ("model", "model_sha256", "device", "dtype")
 
-Style = Callable[[str, float], str]
+Paint = Callable[[str, float], str]
 """A token and its confidence, 0 to 1, as a terminal shows it."""
 
 
@@ -75,9 +76,9 @@ class Traces:
         """What the page draws: per trace and step the block, drafts, confidences and commits."""
         return json.dumps({"traces": [{**data(one), "about": one.trace.about} for one in self.shown]}, indent=1)
 
-    def to_text(self, style: Style | None = None) -> str:
-        """One line per step; `style` colours a token by its confidence."""
-        parts = [_as_text(one, style or (lambda text, confidence: text)) for one in self.shown]
+    def to_text(self, paint: Paint | None = None) -> str:
+        """One line per step; `paint` colours a token by its confidence."""
+        parts = [_as_text(one, paint or (lambda text, confidence: text)) for one in self.shown]
         return "\n\n".join([facts(self.shown[0].trace), *parts])
 
 
@@ -104,37 +105,34 @@ def trace(
     check_whole("number", number, 0)
     if number >= _PROMPTS:
         raise ConfigError(f"number must be below {_PROMPTS}, since all prompts before it are made, too; got {number}")
-    check_whole("seed", seed, 0)
-    check_whole("gen_length", gen_length, 1, optional=True)
-    named = load_schedulers(schedulers)
-    if len(named) > 2:
-        raise ConfigError(f"one scheduler is traced, or two side by side, got {len(named)}")
-    policy, sampler = load_cache(cache) if isinstance(cache, str) else cache, Sampler(temperature=temperature)
-    asked = _ask(prompt, gen_length) if prompt is not None else _question(task, number, seed, gen_length)
-    loaded = load_any_model(model, device, dtype)
+    setup = Setup(model, [task], number + 1, gen_length=gen_length, seed=seed, device=device, dtype=dtype)
+    sampler = Sampler(temperature=temperature)
+    contenders = with_caches(load_schedulers(schedulers), [cache])
+    if len(contenders) > 2:
+        raise ConfigError(f"one scheduler is traced, or two side by side, got {len(contenders)}")
+    asked = _question(setup) if prompt is None else _ask(prompt, gen_length)
+    loaded = setup.load_model()
     warn_elsewhere(schedulers, model, loaded, [task] if prompt is None else [])
     ids = encode(loaded, asked, len(asked.prompts) - 1)
-    for _, scheduler in named:  # so that what does not fit is found now
-        policy.check(loaded, bind(scheduler, loaded).replan)
+    for one in contenders:  # so that what does not fit is found now
+        check_fits(loaded, one.scheduler, one.cache)
+    batch = Batch(0, asked, [len(asked.prompts) - 1], [ids])
+    run = Run(loaded, contenders, [batch], sampler, seed, "eager")
     found = fingerprint(loaded, model)
-    about = {name: found[name] for name in _ABOUT} | {"task": asked.name, "number": len(asked.prompts) - 1}
-    shown = []
-    for name, scheduler in named:
-        run = generate(
-            loaded,
-            [ids],
-            scheduler,
-            gen_length=asked.gen_length,
-            cache=policy,
-            sampler=sampler,
-            seed=seed,
-            trace=True,
-        )
-        right = asked.score(len(asked.prompts) - 1, run.text[0] or "").strict
-        made = (run.trace or [])[0]
-        made = replace(made, about={**made.about, **about, "spec": name, "text": run.text[0], "right": right})
-        shown.append(Shown(name, made, None if loaded.block_causal else confidences(loaded, list(made.replay())[:-1])))
-    return Traces(shown)
+    return Traces([_traced(run, one, {name: found[name] for name in _ABOUT}) for one in contenders])
+
+
+def _traced(run: Run, contender: Contender, about: Mapping[str, Any]) -> Shown:
+    """The prompt of a run under one contender, and what the model says of the masks before every step."""
+    (batch,) = run.batches
+    (number,) = batch.prompts
+    found = generate(run.model, **run.asked(batch, contender), trace=True)
+    right = batch.questions.score(number, found.text[0] or "").strict
+    said = {"task": batch.questions.name, "number": number, "spec": contender.name, "text": found.text[0]}
+    made = (found.trace or [])[0]
+    made = replace(made, about={**made.about, **about, **said, "right": right})
+    ahead = None if run.model.block_causal else confidences(run.model, list(made.replay())[:-1])
+    return Shown(contender.name, made, ahead)
 
 
 def _ask(prompt: str, gen_length: int | None) -> Questions:
@@ -142,12 +140,12 @@ def _ask(prompt: str, gen_length: int | None) -> Questions:
     return Questions("prompt", length, [prompt], lambda number, text: Verdict(None, None))  # nobody knows
 
 
-def _question(task: Any, number: int, seed: int, gen_length: int | None) -> Questions:
+def _question(setup: Setup) -> Questions:
     """The first prompts of a task, up to the one that is asked for."""
-    (asked,) = collect([task], limit=number + 1, seed=seed, gen_length=gen_length)
-    if len(asked.prompts) <= number:
+    (asked,) = setup.questions()
+    if len(asked.prompts) < setup.limit:
         known = counted(len(asked.prompts), "prompt")
-        raise ConfigError(f"task {asked.name} has {known}, numbered from 0: there is no {number}")
+        raise ConfigError(f"task {asked.name} has {known}, numbered from 0: there is no {setup.limit - 1}")
     return asked
 
 
@@ -161,11 +159,11 @@ class _Line(NamedTuple):
     tokens: str
 
 
-def _as_text(shown: Shown, style: Style) -> str:
+def _as_text(shown: Shown, paint: Paint) -> str:
     """A line per step: its number, its block, what it wrote, what became of the block."""
     trace = shown.trace
     first = int(trace.open.nonzero()[0, 0])
-    lines = [_line(trace, moment, first, style) for moment in moments(shown)]
+    lines = [_line(trace, moment, first, paint) for moment in moments(shown)]
     widths = [max(len(line[column]) for line in lines) for column in range(2)]
     right = {True: ", right", False: ", wrong", None: ""}[trace.about.get("right")]
     head = f"{shown.name}: {counted(trace.generated, 'token')} in {counted(len(trace), 'step')}{right}"
@@ -178,15 +176,15 @@ def _as_text(shown: Shown, style: Style) -> str:
     return "\n".join([head, "", *body, "", note])
 
 
-def _line(trace: Trace, moment: Moment, first: int, style: Style) -> _Line:
+def _line(trace: Trace, moment: Moment, first: int, paint: Paint) -> _Line:
     step = moment.step
     block = (step.position[step.open | step.committed] - first + 1).tolist()
     ends = "" if step.end == "open" else f"  | {step.end}"
-    written = "".join(_pieces(trace, moment, first, style))
+    written = "".join(_pieces(trace, moment, first, paint))
     return _Line(str(step.number), f"{step.block}:{min(block)}-{max(block)}", written + ends)
 
 
-def _pieces(trace: Trace, moment: Moment, first: int, style: Style) -> Iterator[str]:
+def _pieces(trace: Trace, moment: Moment, first: int, paint: Paint) -> Iterator[str]:
     """What a step wrote, in the order of the canvas, with its gaps."""
     step = moment.step
     at = -1
@@ -199,5 +197,5 @@ def _pieces(trace: Trace, moment: Moment, first: int, style: Style) -> Iterator[
             yield f"[{position - first + 1}: mask]"
             continue
         mark = "?" if position in moment.premature else ""
-        token = style(f"{show(trace, int(step.written[lane]))}{mark}", float(step.confidence[lane]))
+        token = paint(f"{show(trace, int(step.written[lane]))}{mark}", float(step.confidence[lane]))
         yield f"[{position - first + 1}: {token}]" if step.edit[lane] else token

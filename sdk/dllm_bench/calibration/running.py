@@ -23,7 +23,7 @@ from dllm_bench.calibration.observing import Drafts, observe, together
 from dllm_bench.calibration.reliability import reliability
 from dllm_bench.calibration.scheduler_file import identity, name_of, scheduler_file
 from dllm_bench.environment import fingerprint
-from dllm_bench.inputs import batches_of, encode, load_schedulers
+from dllm_bench.inputs import as_given, batches_of, encode, load_schedulers
 from dllm_bench.measure import Batch, Progress, Report, Run
 from dllm_bench.questions import Questions, Verdict
 from dllm_bench.setups import Setup
@@ -75,10 +75,10 @@ def calibrate(
         axes[field] = [getattr(given, field), proposed(found)]
         rows = {REFERENCE: compared, **settings(given, axes)}
     decided = decide(Run(loaded, (), (), Sampler(), seed, "eager"), rows, halves, target, progress)
-    against = reference if isinstance(reference, str) else repr(reference)
+    against = as_given(reference)
     about = {"target": f"{target} against {against}", **identity(model, loaded, tasks)}
     return Calibration(
-        scheduler=scheduler if isinstance(scheduler, str) else repr(scheduler),
+        scheduler=as_given(scheduler),
         reference=against,
         target=str(target),
         quality=decided.quality,

@@ -25,7 +25,7 @@ def command(ctx: click.Context, spec: str, examples: int, seed: int) -> None:
     from hypothesis.configuration import set_hypothesis_home_dir
 
     from dllm_bench.conformance import check as run
-    from dllm_bench.conformance import meaning
+    from dllm_sdk.testing import PROPERTIES
 
     with TemporaryDirectory() as folder:
         set_hypothesis_home_dir(folder)  # or it would leave .hypothesis/ where the command is run
@@ -37,7 +37,9 @@ def command(ctx: click.Context, spec: str, examples: int, seed: int) -> None:
     click.echo(f"{report.scheduler}\n")
     for name in report.passed:
         head = f"  ok  {name:<{width}}  "
-        click.echo(textwrap.fill(meaning(name), 100, initial_indent=head, subsequent_indent=" " * len(head)) or head)
+        click.echo(
+            textwrap.fill(PROPERTIES.get(name, ""), 100, initial_indent=head, subsequent_indent=" " * len(head)) or head
+        )
     click.echo(f"\n{len(report.passed)} properties hold on {counted(report.examples, 'random case')} (seed {seed}).")
     if report.obstacle is None:
         click.echo("It can be compiled and captured.")
