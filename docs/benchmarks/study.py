@@ -28,7 +28,8 @@ import numpy as np
 
 from dllm_bench import compare
 from dllm_bench.ahead import confidences
-from dllm_bench.environment import fingerprint, keep_freed_memory
+from dllm_bench.environment import fingerprint
+from dllm_bench.memory import keep_freed_memory
 from dllm_bench.pages.trace import Moment, Shown, moments
 from dllm_sdk import generate, load_model, load_task
 from dllm_strategies.threshold import Threshold

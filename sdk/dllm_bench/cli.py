@@ -19,6 +19,7 @@ import click
 import dllm_sdk
 from dllm_bench.commands.options import INTERRUPTED, TRACEBACK, traceback_option
 from dllm_bench.explain import exit_code, explain
+from dllm_bench.memory import keep_freed_memory
 from dllm_sdk.errors import CalibrationWarning
 
 COMMANDS = ("calibrate", "check", "compare", "diff", "list", "lm-eval", "speed", "sweep", "trace")
@@ -124,4 +125,5 @@ def cli(ctx: click.Context) -> None:
 
 def main() -> None:
     """The entry point of the `dllm-bench` command."""
+    keep_freed_memory()  # the process is ours here; a caller of the functions decides for theirs
     cli()

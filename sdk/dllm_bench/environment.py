@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import platform
 import sys
@@ -18,8 +17,6 @@ import dllm_sdk
 from dllm_sdk import Model, Scheduler
 from dllm_sdk.binding import digest
 from dllm_sdk.scheduler import parts_of
-
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
 
 
 def fingerprint(model: Model, given: str | Model) -> dict[str, Any]:
@@ -125,17 +122,3 @@ def peak_rss() -> int | None:
         return None
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else 1024 * peak
-
-
-def keep_freed_memory() -> None:
-    """Let glibc keep the memory of freed tensors; elsewhere do nothing.
-
-    By default it hands tensors of this size back to the kernel at every step and asks for them again: on two cores a
-    quarter of the processor time of `compare` went into page faults.
-    """
-    try:
-        mallopt = ctypes.CDLL("libc.so.6").mallopt
-    except (OSError, AttributeError):
-        return
-    for parameter, size in ((_M_MMAP_THRESHOLD, 32 << 20), (_M_TRIM_THRESHOLD, 1 << 30)):
-        mallopt(parameter, size)

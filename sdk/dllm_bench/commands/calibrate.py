@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+import dllm_bench
 from dllm_bench.commands import options
 from dllm_bench.explain import FAILED_RUN
 from dllm_bench.progress import Meter
@@ -19,7 +20,6 @@ from dllm_sdk.writing import try_to_write, write_whole
 @options.tasks_option("Without answers in a file, agreement with the reference counts. ")
 @click.option(
     "--grid",
-    "grids",
     metavar="FIELD=a,b,c",
     multiple=True,
     help="Values to try; repeat it for several fields. Default: the threshold-like fields.",
@@ -42,11 +42,14 @@ from dllm_sdk.writing import try_to_write, write_whole
 @options.scheduler_option(
     "What accuracy is lost against; the default commits one token per step.", "--reference", "fixed-block"
 )
-@click.option("--delimiters", is_flag=True, help="Try the tokens behind which confidence drops as delimiters, too.")
 @click.option(
-    "--limit", default=200, show_default=True, help="Prompts in all tasks together: one half chooses, one validates."
+    "--delimiters",
+    "propose_delimiters",
+    is_flag=True,
+    help="Try the tokens behind which confidence drops as delimiters, too.",
 )
-@click.option("--batch-size", default=32, show_default=True, help="Prompts decoded together.")
+@options.limit_option(": one half chooses, one validates")
+@options.batch_size_option
 @click.option("--gen-length", type=int, help="Positions to generate.  [default: the task's own, 64 for a file]")
 @click.option("--seed", default=0, show_default=True, help="Of the prompts and of the halves.")
 @options.device_options
@@ -56,7 +59,7 @@ from dllm_sdk.writing import try_to_write, write_whole
 @options.traceback_option
 @click.pass_context
 def command(
-    ctx: click.Context, /, grids: tuple[str, ...], output: str | None, page: str | None, format: str, **given: Any
+    ctx: click.Context, /, grid: tuple[str, ...], output: str | None, page: str | None, format: str, **given: Any
 ) -> None:
     """Find the settings of a scheduler that keep accuracy at the fewest forward passes, or fit a budget.
 
@@ -65,17 +68,12 @@ def command(
     """
     for path in filter(None, (output, page)):
         try_to_write(path)
-    from dllm_bench.calibration.choice import Target
-    from dllm_bench.calibration.running import calibrate as run
-    from dllm_bench.environment import keep_freed_memory
     from dllm_bench.sweeps.grid import axes
 
-    keep_freed_memory()
-    target = Target(**{name: given.pop(name) for name in ("max_accuracy_loss", "max_nfe", "guarantee")})
-    grid, meter = axes(grids) or None, Meter(sys.stderr)
-    tasks, proposes = given.pop("tasks") or None, given.pop("delimiters")
+    target = dllm_bench.Target(**{name: given.pop(name) for name in ("max_accuracy_loss", "max_nfe", "guarantee")})
+    meter = Meter(sys.stderr)
     try:
-        found = run(tasks=tasks, target=target, grid=grid, propose_delimiters=proposes, progress=meter, **given)
+        found = dllm_bench.calibrate(**options.filled(given | {"grid": axes(grid)}), target=target, progress=meter)
     finally:
         meter.clear()
     click.echo(options.as_text(found, format))

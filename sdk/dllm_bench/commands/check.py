@@ -7,6 +7,7 @@ from tempfile import TemporaryDirectory
 
 import click
 
+import dllm_bench
 from dllm_bench.commands import options
 from dllm_bench.sheet import counted
 
@@ -24,13 +25,12 @@ def command(ctx: click.Context, spec: str, examples: int, seed: int) -> None:
     """
     from hypothesis.configuration import set_hypothesis_home_dir
 
-    from dllm_bench.conformance import check as run
     from dllm_sdk.testing import PROPERTIES
 
     with TemporaryDirectory() as folder:
         set_hypothesis_home_dir(folder)  # or it would leave .hypothesis/ where the command is run
         try:
-            report = run(spec, examples=examples, seed=seed)
+            report = dllm_bench.check(spec, examples=examples, seed=seed)
         finally:
             set_hypothesis_home_dir(None)
     width = max(map(len, report.passed), default=0)

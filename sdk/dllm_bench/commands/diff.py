@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+import dllm_bench
 from dllm_bench.commands import options
 from dllm_bench.explain import FAILED_RUN
 
@@ -34,9 +35,7 @@ def command(ctx: click.Context, /, a: str, b: str, format: str, **bounds: float)
     A and B are each a results.jsonl of `compare --output`, or its folder, of the same model and tasks. Rows are matched
     by scheduler class, fields and cache.
     """
-    from dllm_bench.regression import diff as run
-
-    found = run(a, b, **bounds)
+    found = dllm_bench.diff(a, b, **bounds)
     click.echo(options.as_text(found, format))
     if found.worse:
         click.echo(f"Error: worse than allowed: {'; '.join(found.worse)}", err=True)

@@ -7,7 +7,9 @@ from dataclasses import asdict
 
 import click
 
+import dllm_bench
 from dllm_bench.commands import options
+from dllm_bench.listing import listing
 
 
 @click.command("list")
@@ -16,9 +18,6 @@ from dllm_bench.commands import options
 @options.traceback_option
 def command(long: bool, format: str) -> None:
     """Schedulers, models, tasks and caches: what is installed, ours and others'."""
-    from dllm_bench.catalogue import available
-    from dllm_bench.listing import listing
-
-    plugins = available(long=long)
+    plugins = dllm_bench.available(long=long)
     found = json.dumps([asdict(one) for one in plugins], indent=2, ensure_ascii=False)
     click.echo(found if format == "json" else listing(plugins))

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+import dllm_bench
 from dllm_bench.commands import options
 from dllm_sdk.writing import try_to_write, write_whole
 
@@ -32,7 +33,7 @@ from dllm_sdk.writing import try_to_write, write_whole
     metavar="tokenizer|MODULE:FUNCTION",
     help="Apply a chat template: a function from messages to a prompt, or the tokenizer's own, if it has one.",
 )
-@click.option("--batch-size", default=32, show_default=True, help="Prompts decoded together.")
+@options.batch_size_option
 @click.option("--seed", default=0, show_default=True, help="Of sampling, where a task samples.")
 @options.device_options
 @click.option("--offline", is_flag=True, help="Ask the network for nothing: data sets from files and caches only.")
@@ -51,12 +52,8 @@ def command(tasks: tuple[str, ...], offline: bool, output: str | None, format: s
         try_to_write(output)
     if offline:  # read by the harness' libraries when they are imported
         os.environ.update(HF_HUB_OFFLINE="1", HF_DATASETS_OFFLINE="1", HF_EVALUATE_OFFLINE="1")
-    from dllm_bench.environment import keep_freed_memory
-    from dllm_bench.lm_evaluation import evaluate as run
-
-    keep_freed_memory()
     names = [name.strip() for names in tasks for name in names.split(",") if name.strip()]
-    found = run(tasks=names, **given)
+    found = dllm_bench.evaluate(tasks=names, **given)
     click.echo(options.as_text(found, format))
     if output is not None:
         write_whole(output, found.to_json() + "\n")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
 import click
@@ -91,6 +91,12 @@ def cache_option(help: str, *names: str, **extra: Any) -> Callable[[F], F]:
     )
 
 
+def limit_option(more: str = "") -> Callable[[F], F]:
+    """--limit"""
+    return click.option("--limit", default=200, show_default=True, help=f"Prompts in all tasks together{more}.")
+
+
+batch_size_option = click.option("--batch-size", default=32, show_default=True, help="Prompts decoded together.")
 _device = click.option("--device", default="cpu", show_default=True, help="As torch names it: cpu, cuda, cuda:1.")
 _dtype = click.option("--dtype", help="float32, bfloat16, ...  [default: the model's own]")
 _seed = click.option("--seed", default=0, show_default=True, help="Of the prompts and of sampling.")
@@ -121,6 +127,11 @@ def given(ctx: click.Context, names: Iterable[str]) -> dict[str, str]:
     """Those of the parameters that stand on the command line, with how they are spelled there."""
     spelled = {str(one.name): one.opts[0] for one in ctx.command.params}
     return {name: spelled[name] for name in names if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE}
+
+
+def filled(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Those options that say something: for lists that are empty the defaults of the public function hold."""
+    return {name: value for name, value in values.items() if value not in ((), {})}
 
 
 def as_text(found: Result, format: Any) -> str:

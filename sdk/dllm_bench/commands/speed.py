@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
+import dllm_bench
 from dllm_bench.commands import options
-
-if TYPE_CHECKING:
-    from dllm_bench.timing.results import Speed
 
 
 @click.command("speed")
@@ -66,19 +64,15 @@ def command(ctx: click.Context, /, format: str, **given: Any) -> None:
 
     MODEL may be random:SHAPE, random weights of a known size: tiny, 3M, 10M, 30M, 100M, 1B or LLaDA-8B.
     """
-    from dllm_bench.environment import keep_freed_memory
-    from dllm_bench.timing.run import speed
+    so_far: list[dllm_bench.Speed] = []
 
-    so_far: list[Speed] = []
-
-    def report(found: Speed, name: str) -> None:
+    def report(found: dllm_bench.Speed, name: str) -> None:
         so_far[:] = [found]
         if name:
             click.echo(f"{name} ...", err=True)
 
-    keep_freed_memory()
     try:
-        speed(**given, report=report)
+        dllm_bench.speed(**given, report=report)
     except KeyboardInterrupt:
         if so_far:
             click.echo(options.as_text(so_far[0], format))

@@ -6,16 +6,15 @@ import sys
 from collections.abc import Iterable
 from contextlib import redirect_stdout
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
+import dllm_bench
 from dllm_bench.commands import options
 from dllm_bench.explain import FAILED_RUN
 from dllm_bench.sheet import counted
-
-if TYPE_CHECKING:
-    from dllm_bench.sweeps.board import Board
+from dllm_bench.sweeps.board import Board
 
 
 @click.command("sweep")
@@ -24,15 +23,14 @@ if TYPE_CHECKING:
 @options.schedulers_option("Repeat it for several; each is taken at every point of the grid.")
 @click.option(
     "--grid",
-    "grids",
     metavar="FIELD=VALUE,...",
     multiple=True,
     help="The values of a scheduler's field, in TOML; repeat it for other fields.",
 )
 @options.tasks_option("")
 @options.cache_option("; repeat it for several. Default: none", "caches", multiple=True)
-@click.option("--limit", default=200, show_default=True, help="Prompts in all tasks together.")
-@click.option("--batch-size", default=32, show_default=True, help="Prompts decoded together.")
+@options.limit_option()
+@options.batch_size_option
 @click.option("--gen-length", type=int, help="Positions to generate per prompt.  [default: the task's own]")
 @options.running_options
 @options.backend_option
@@ -64,9 +62,7 @@ def command(ctx: click.Context, /, source: str | None, format: str, **options_: 
     if source is not None and not source.endswith(".toml"):
         if given:
             raise click.UsageError(f"a finished sweep takes no {next(iter(given.values()))}: nothing is run", ctx)
-        from dllm_bench.sweeps.report import read_sweep
-
-        click.echo(options.as_text(read_sweep(source), format))
+        click.echo(options.as_text(dllm_bench.read_sweep(source), format))
         return
     words = _words(source, options_, given)
     if not words.get("schedulers"):
@@ -80,23 +76,16 @@ def _words(source: str | None, options_: dict[str, Any], given: Iterable[str]) -
     """The arguments of `sweep`: the command line's, else the file's, else the defaults."""
     from dllm_bench.sweeps.grid import axes, from_file
 
-    names = {name: "grid" if name == "grids" else name for name in options_}
-    plain = {names[name]: axes(value) if name == "grids" else value for name, value in options_.items()}
-    plain |= {"tasks": plain["tasks"] or None, "caches": plain["caches"] or ("none",)}
+    plain = options.filled(options_ | {"grid": axes(options_["grid"])})
     read = from_file(Path(source)) if source is not None else {}
-    return {**plain, **read, **{names[name]: plain[names[name]] for name in given}}
+    return {**plain, **read, **{name: plain[name] for name in given}}
 
 
 def _run(ctx: click.Context, words: dict[str, Any], format: str) -> None:
-    from dllm_bench.environment import keep_freed_memory
-    from dllm_bench.sweeps.board import Board
-    from dllm_bench.sweeps.run import sweep
-
-    keep_freed_memory()
     board, file = Board(sys.stderr), Path(words["output"]) / "sweep.jsonl"
     try:
         with redirect_stdout(sys.stderr):  # Ray prints there what became of its workers
-            found = sweep(words.pop("schedulers"), progress=board, **words)
+            found = dllm_bench.sweep(words.pop("schedulers"), progress=board, **words)
     except KeyboardInterrupt:
         board.clear()
         click.echo(f"Interrupted {_after(board)}; the same command goes on from {file}.", err=True)

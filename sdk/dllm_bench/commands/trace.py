@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+import dllm_bench
 from dllm_bench.commands import options
 from dllm_sdk.writing import try_to_write
 
@@ -56,11 +57,7 @@ def command(ctx: click.Context, /, files: tuple[str, ...], output: str | None, f
         raise click.UsageError("--number is for a prompt of --task: give --prompt or --number, not both", ctx)
     if output is not None:
         try_to_write(output)
-    from dllm_bench.tracing import Traces
-    from dllm_bench.tracing import trace as record
-
-    schedulers = run.pop("schedulers") or ("adablock",)
-    traces = Traces.read(*files) if files else record(schedulers=schedulers, **run)
+    traces = dllm_bench.Traces.read(*files) if files else dllm_bench.trace(**options.filled(run))
     if output is not None:
         traces.write(output, kind)
         click.echo(output, err=True)

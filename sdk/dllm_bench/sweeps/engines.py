@@ -22,6 +22,7 @@ from multiprocessing.connection import Connection, wait
 from threading import Thread
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
+from dllm_bench.memory import keep_freed_memory
 from dllm_sdk.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -208,7 +209,6 @@ def _serve(pipe: Connection, setup: str, jobs: int) -> None:
     Thread(target=_end_with_the_driver, daemon=True).start()
     import torch
 
-    from dllm_bench.environment import keep_freed_memory
     from dllm_bench.sweeps.work import Worker
 
     keep_freed_memory()
@@ -240,7 +240,6 @@ def answer_on_a_node(setup: str, folder: str, request: str) -> str:
 
 @lru_cache(maxsize=1)
 def _kept_worker(setup: str) -> Worker:
-    from dllm_bench.environment import keep_freed_memory
     from dllm_bench.sweeps.work import Worker
 
     keep_freed_memory()
