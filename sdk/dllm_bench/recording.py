@@ -10,7 +10,7 @@ import torch
 from dllm_bench.ahead import confidences
 from dllm_bench.measure import Run
 from dllm_bench.questions import Questions
-from dllm_bench.results import Moment, Recording
+from dllm_bench.results import Recording, Snapshot
 from dllm_sdk import Model, Trace, generate
 
 TASKS, SCHEDULERS = 5, 12  # how many are recorded: what a page has room for
@@ -18,7 +18,7 @@ _SHARES = (0.0, 0.25, 0.5, 0.75)  # of the answer: when the confidence of every 
 
 
 def record(run: Run, questions: Sequence[Questions]) -> list[Recording]:
-    """The first prompt of the first tasks under the first schedulers, task by task; with the moments of the first one.
+    """The first prompt of the first tasks under the first schedulers, task by task; snapshots of the first one.
 
     The rows of a batch do not read each other: this is what happened to these prompts in the run.
     """
@@ -37,12 +37,12 @@ def record(run: Run, questions: Sequence[Questions]) -> list[Recording]:
         ).trace
         for j, (one, trace) in enumerate(zip(asked, traces or (), strict=True)):
             # A block-causal model has none: what it says of a mask depends on blocks, and those ahead are unknown.
-            moments = _moments(run.model, trace) if i == 0 and not run.model.block_causal else ()
-            found[j, i] = _recording(trace, one.name, contender.name, moments)
+            snapshots = _snapshots(run.model, trace) if i == 0 and not run.model.block_causal else ()
+            found[j, i] = _recording(trace, one.name, contender.name, snapshots)
     return [found[at] for at in sorted(found)]
 
 
-def _recording(trace: Trace, task: str, scheduler: str, moments: Sequence[Moment]) -> Recording:
+def _recording(trace: Trace, task: str, scheduler: str, snapshots: Sequence[Snapshot]) -> Recording:
     confidence, block = torch.zeros(len(trace.tokens)), torch.zeros(len(trace.tokens), dtype=torch.int64)
     for step in trace:
         at = step.position[step.commit]
@@ -57,11 +57,11 @@ def _recording(trace: Trace, task: str, scheduler: str, moments: Sequence[Moment
         order=order[trace.open].tolist(),
         confidence=[round(value, 3) for value in confidence[trace.open].tolist()],
         block=block.masked_fill(order == 0, 0)[trace.open].tolist(),
-        moments=moments,
+        snapshots=snapshots,
     )
 
 
-def _moments(model: Model, trace: Trace) -> list[Moment]:
+def _snapshots(model: Model, trace: Trace) -> list[Snapshot]:
     """The model's confidence at every undecided position, when so much of the answer was decided: one forward pass."""
     order = trace.order()
     total = max(1, int((order > 0).sum()))
@@ -71,7 +71,7 @@ def _moments(model: Model, trace: Trace) -> list[Moment]:
     canvases = list(trace.replay())
     seen = confidences(model, [canvases[i] for i in steps])
     return [
-        Moment(decided[i] / total, [_seen(value) for value in row[trace.open].tolist()])
+        Snapshot(decided[i] / total, [_seen(value) for value in row[trace.open].tolist()])
         for i, row in zip(steps, seen, strict=True)
     ]
 

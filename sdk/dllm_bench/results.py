@@ -174,7 +174,7 @@ class Difference:
 
 
 @dataclass(frozen=True)
-class Moment:
+class Snapshot:
     """How sure the model was of every position of an answer while it was being decoded."""
 
     decided: float  # share of the answer that was decided
@@ -193,7 +193,7 @@ class Recording:
     order: Sequence[int]  # the pass, from 1, that decided it; 0: none did, the row had ended
     confidence: Sequence[float]  # in the token, in that pass
     block: Sequence[int]  # number of its block, from 1
-    moments: Sequence[Moment] = ()
+    snapshots: Sequence[Snapshot] = ()
 
 
 @dataclass(frozen=True)

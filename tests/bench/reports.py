@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dllm_bench import Comparison, Outcome
 from dllm_bench.metrics import sum_up
-from dllm_bench.results import Entrant, Moment, Recording
+from dllm_bench.results import Entrant, Recording, Snapshot
 
 HOSTILE = (
     '</script><script>window.broken = "script"</script>',
@@ -78,5 +78,7 @@ def recording(task: str, scheduler: str, i: int) -> Recording:
         order=[*order, 0],
         confidence=[0.9] * 15 + [0.0],
         block=[1] * 8 + [2] * 7 + [0],
-        moments=(Moment(0.0, [0.99, 0.5, 0.05] * 5 + [0.5]), Moment(0.5, [None] * 7 + [0.4] * 9)) if i == 0 else (),
+        snapshots=(Snapshot(0.0, [0.99, 0.5, 0.05] * 5 + [0.5]), Snapshot(0.5, [None] * 7 + [0.4] * 9))
+        if i == 0
+        else (),
     )

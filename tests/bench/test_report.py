@@ -133,8 +133,8 @@ def test_compare_writes_a_report_of_what_it_recorded(tmp_path: Path) -> None:
         assert one.passes == first[one.scheduler, 0].nfe == max(one.order)
         assert "".join(one.tokens) == first[one.scheduler, 0].text
     assert found.recordings[0].order[:2] == [1, 1]  # two per step
-    assert found.recordings[0].moments[0].confidence == pytest.approx([1.0] * 12, abs=0.01)
-    assert not found.recordings[1].moments
+    assert found.recordings[0].snapshots[0].confidence == pytest.approx([1.0] * 12, abs=0.01)
+    assert not found.recordings[1].snapshots
 
 
 def test_a_block_causal_model_has_no_moments() -> None:
@@ -142,7 +142,7 @@ def test_a_block_causal_model_has_no_moments() -> None:
     questions = collect(["sort"], limit=1, seed=0, gen_length=16)
     contender = Contender("threshold", load_scheduler("threshold"), "none", NoCache(), "threshold")
     (one,) = record(Run(load_model("tiny-causal"), [contender], (), Sampler(), 0, "eager"), questions)
-    assert one.order and not one.moments
+    assert one.order and not one.snapshots
 
 
 def test_moments_are_what_the_model_says_when_a_share_is_decided() -> None:
@@ -151,8 +151,8 @@ def test_moments_are_what_the_model_says_when_a_share_is_decided() -> None:
     contender = Contender("pairs", Pairs(), "none", NoCache(), "pairs")
     (one,) = record(Run(counting(), [contender], (), Sampler(), 0, "eager"), asked)
     assert one.order == [1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 0, 0]
-    assert [moment.decided for moment in one.moments] == [0, 0.4, 0.6, 0.8]
-    assert [sum(value is None for value in moment.confidence) for moment in one.moments] == [0, 4, 6, 8]
+    assert [moment.decided for moment in one.snapshots] == [0, 0.4, 0.6, 0.8]
+    assert [sum(value is None for value in moment.confidence) for moment in one.snapshots] == [0, 4, 6, 8]
 
 
 def test_the_command_says_where_the_report_is(tmp_path: Path) -> None:

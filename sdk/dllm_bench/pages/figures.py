@@ -188,7 +188,7 @@ def _recorded(comparison: Comparison, mine: Sequence[Recording], *, is_open: boo
         tag("figure", _strips(order, charts.axis(xs), "position"), class_="order"),
         tag("p", class_="readout muted", aria_hidden="true"),
     ]
-    if first.moments:
+    if first.snapshots:
         parts += [
             tag("h3", "Confidence"),
             tag(
@@ -196,7 +196,7 @@ def _recorded(comparison: Comparison, mine: Sequence[Recording], *, is_open: boo
                 f"How sure the model is of every position while {first.scheduler} decodes: decided positions in "
                 f"grey; between the lines the band from {BAND[0]} to {BAND[1]}.",
             ),
-            tag("figure", _strips(_moments(first, length), charts.axis(xs), "position")),
+            tag("figure", _strips(_snapshots(first, length), charts.axis(xs), "position")),
         ]
     answers = (tag("li", charts.named(i, one.scheduler), _answer(one)) for i, one in zip(series, mine, strict=True))
     return tag(
@@ -230,9 +230,9 @@ def _shade(step: int, passes: int) -> int:
     return step and 1 + (_SHADES - 1) * (step - 1) // max(1, passes - 1)
 
 
-def _moments(one: Recording, length: int) -> list[Strip]:
+def _snapshots(one: Recording, length: int) -> list[Strip]:
     strips = []
-    for moment in one.moments:
+    for moment in one.snapshots:
         values = moment.confidence[:length]
         inside = sum(value is not None and BAND[0] <= value <= BAND[1] for value in values)
         head = tag("span", f"{100 * moment.decided:.0f} % decided")

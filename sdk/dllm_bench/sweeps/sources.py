@@ -25,7 +25,7 @@ _INSTALLED = {"site-packages", "dist-packages"}
 def code_of(scheduler: Scheduler[Any]) -> list[str]:
     """A digest for a scheduler and one for each of its parts; empty for a class that was typed in."""
     code = source_of(type(scheduler).__module__)
-    return [digest(code) if code else "", *(one for part in parts_of(scheduler) for one in code_of(part))]
+    return [short_digest(code) if code else "", *(one for part in parts_of(scheduler) for one in code_of(part))]
 
 
 def source_of(module: str) -> bytes:
@@ -33,7 +33,7 @@ def source_of(module: str) -> bytes:
     return b"".join(file.read_bytes() for file in _files(module))
 
 
-def digest(data: bytes) -> str:
+def short_digest(data: bytes) -> str:
     """Short enough to read."""
     return hashlib.sha256(data).hexdigest()[:16]
 

@@ -27,7 +27,7 @@ from dllm_bench.measure import Contender, Run
 from dllm_bench.questions import Questions, is_file
 from dllm_bench.results import DEFINITIONS, Entrant, Outcome
 from dllm_bench.setups import Prepared, Setup, prepare
-from dllm_bench.sweeps.sources import code_of, digest, source_of
+from dllm_bench.sweeps.sources import code_of, short_digest, source_of
 from dllm_sdk import ConfigError, DllmError
 from dllm_sdk.binding import describe
 from dllm_sdk.errors import CalibrationWarning
@@ -37,7 +37,7 @@ _SETTINGS = ("dllm_sdk", "torch", "dtype", "seed", "temperature", "batch_size", 
 _NAMED_AGAIN = ("scheduler", "cache", "agreement")  # what an outcome owes to the other configurations
 
 
-class Bench(NamedTuple):
+class Loaded(NamedTuple):
     """What a worker measures on."""
 
     prepared: Prepared
@@ -45,7 +45,7 @@ class Bench(NamedTuple):
     environment: dict[str, Any]  # what a report shows
 
 
-def set_up(setup: Setup) -> Bench:
+def set_up(setup: Setup) -> Loaded:
     """Load a setup. Raises DllmError."""
     prepared = prepare(setup)
     about = prepared.environment()
@@ -57,7 +57,7 @@ def set_up(setup: Setup) -> Bench:
         "device": torch.device(prepared.run.model.device).type,
         "tasks": {one.name: _asked(one, task) for one, task in zip(prepared.questions, given, strict=True)},
     }
-    return Bench(prepared, settings, about)
+    return Loaded(prepared, settings, about)
 
 
 def measure_one(run: Run, contender: Contender) -> list[tuple[Outcome, list[int]]]:
@@ -79,7 +79,7 @@ def key_of(settings: dict[str, Any], contender: Contender) -> str:
         "code": code_of(scheduler),
         "cache": repr(contender.cache),
     }
-    return digest(json.dumps(about, sort_keys=True, ensure_ascii=False).encode())
+    return short_digest(json.dumps(about, sort_keys=True, ensure_ascii=False).encode())
 
 
 class Worker:
@@ -88,7 +88,7 @@ class Worker:
     def __init__(self, setup: str) -> None:
         """`setup`: the fields of a Setup as JSON; it is loaded when the first request comes."""
         self._setup = setup
-        self._bench: Bench | None = None
+        self._bench: Loaded | None = None
 
     def answer(self, request: str) -> str:
         """`{"describe": ...}` or `{"measure": ...}` -> what it gave, or `error`, a sentence, and its exit `code`."""
@@ -110,7 +110,7 @@ def _sentence(error: Exception) -> str:
     return said.replace("; run again with --traceback to see where", f" ({place.filename}, line {place.lineno})")
 
 
-def _describe(bench: Bench, schedulers: Sequence[str], caches: Sequence[str]) -> dict[str, Any]:
+def _describe(bench: Loaded, schedulers: Sequence[str], caches: Sequence[str]) -> dict[str, Any]:
     """What the journal says of a sweep before it runs; what does not fit the model is found now."""
     loaded = load_schedulers(schedulers)
     for (spec, one), (_, again) in zip(loaded, load_schedulers(schedulers), strict=True):
@@ -146,7 +146,7 @@ def _about(entrant: Entrant) -> dict[str, Any]:
     return {"family": entrant.family, "fields": dict(entrant.fields)}
 
 
-def _measure(bench: Bench, spec: str, cache: str, key: str) -> dict[str, Any]:
+def _measure(bench: Loaded, spec: str, cache: str, key: str) -> dict[str, Any]:
     (contender,) = with_caches(load_schedulers([spec]), [cache])
     if key_of(bench.settings, contender) != key:
         raise DllmError(
@@ -170,7 +170,7 @@ def _plain(outcome: Outcome, tokens: list[int]) -> dict[str, Any]:
 def _asked(one: Questions, task: str) -> str:
     """A digest of a task's prompts and lengths, and of what says which answers are right: its file, or its code."""
     rule = Path(task).read_bytes() if is_file(task) else source_of(_module(task))
-    return digest(json.dumps([one.gen_length, *one.prompts]).encode() + rule)
+    return short_digest(json.dumps([one.gen_length, *one.prompts]).encode() + rule)
 
 
 def _module(task: str) -> str:

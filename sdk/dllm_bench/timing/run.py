@@ -20,7 +20,7 @@ from dllm_bench.timing.clocks import Deadline
 from dllm_bench.timing.races import Track, race
 from dllm_bench.timing.research import CACHES, PUBLIC_FIGURES, ResearchModel, quota_rule, threshold_rule
 from dllm_bench.timing.results import Speed
-from dllm_bench.timing.steps import counted, decision_costs, rates, rounds, step_costs
+from dllm_bench.timing.steps import decision_costs, rates, rounds, step_costs, with_counts
 from dllm_bench.timing.work import Job, random_prompts
 from dllm_sdk import ConfigError, Model, Scheduler, execution, load_scheduler
 from dllm_sdk.binding import bind
@@ -30,13 +30,13 @@ from dllm_sdk.execution import Backend, check_runs
 THRESHOLD = 0.9
 ADAPTIVE_PROMPTS = 8  # at least; a smaller batch decodes them in several
 
-Rule: TypeAlias = Literal["threshold", "forced"]
+RuleName: TypeAlias = Literal["threshold", "forced"]
 Report: TypeAlias = Callable[[Speed, str], None]
 """Called before every part: what was measured so far, and what comes next ("" at the end)."""
 
 
 @dataclass(frozen=True)
-class Setting:
+class Plan:
     """What to measure, checked."""
 
     model: Model
@@ -48,7 +48,7 @@ class Setting:
     block: int
     steps: int
     rounds: int
-    rule: Rule
+    rule: RuleName
     schedulers: Mapping[str, Scheduler[Any]]  # whose decisions are measured, too; bound to the model
 
     def __post_init__(self) -> None:
@@ -73,11 +73,18 @@ class Setting:
                 f"{self.model.max_length}: lower one of them"
             )
 
+    @property
+    def _by_quota(self) -> str:
+        return f"fixed-block:block={self.block},steps={self.steps}"
+
+    @property
+    def _by_threshold(self) -> str:
+        return f"threshold:block={self.block},threshold={THRESHOLD}"
+
     def forced(self, cache: str, batch_size: int) -> Job:
         """A fixed number of passes per block, on random ids: the work does not depend on what is written."""
-        scheduler = load_scheduler(f"fixed-block:block={self.block},steps={self.steps}")
         prompts = random_prompts(self.model, batch_size, self.prompt_length, seed=0)
-        return Job(self.model, scheduler, prompts, [self.gen_length] * batch_size, cache)
+        return Job(self.model, load_scheduler(self._by_quota), prompts, [self.gen_length] * batch_size, cache)
 
     def decided(self, batch_size: int) -> dict[str, Job]:
         """The same random ids with each scheduler."""
@@ -86,22 +93,20 @@ class Setting:
 
     def track(self, cache: str) -> Track:
         """The race on random ids, and one prompt to warm up with."""
-        forced = self.rule == "forced"
-        spec = f"fixed-block:block={self.block},steps={self.steps}" if forced else f"threshold:block={self.block}"
-        scheduler = load_scheduler(spec if forced else f"{spec},threshold={THRESHOLD}")
+        if self.rule == "forced":
+            spec, rule = self._by_quota, quota_rule(self.steps)
+            name = f"{self.steps} steps per block of {self.block}"
+        else:
+            spec, rule = self._by_threshold, threshold_rule(THRESHOLD)
+            name = f"threshold {THRESHOLD}, block {self.block}"
+        scheduler = load_scheduler(spec)
         prompts = random_prompts(self.model, self.rounds + 1, self.prompt_length, seed=1)
-        return Track(
-            jobs=[Job(self.model, scheduler, [prompt], [self.gen_length], cache) for prompt in prompts],
-            rule=quota_rule(self.steps) if forced else threshold_rule(THRESHOLD),
-            rule_name=f"{self.steps} steps per block of {self.block}"
-            if forced
-            else f"threshold {THRESHOLD}, block {self.block}",
-            block=self.block,
-        )
+        jobs = [Job(self.model, scheduler, [prompt], [self.gen_length], cache) for prompt in prompts]
+        return Track(jobs, rule, name, self.block)
 
     def adaptive(self, batch_size: int) -> list[Job]:
         """Prompts of the registered tasks in turn, with threshold decoding up to EOS."""
-        scheduler = load_scheduler(f"threshold:block={self.block},threshold={THRESHOLD}")
+        scheduler = load_scheduler(self._by_threshold)
         count = max(batch_size, ADAPTIVE_PROMPTS)
         questions = collect(None, limit=5 * count, seed=0, gen_length=None)
         per_task = [[(encode(self.model, one, i), one.gen_length) for i in range(count)] for one in questions]
@@ -130,7 +135,7 @@ def speed(  # noqa: PLR0913  one per option of the command
     block: int = 32,
     steps: int = 8,
     rounds: int = 10,
-    rule: Rule = "threshold",
+    rule: RuleName = "threshold",
     schedulers: Sequence[str | Scheduler[Any]] = (),
     budget: float = 120.0,
     threads: int | None = None,
@@ -155,7 +160,7 @@ def speed(  # noqa: PLR0913  one per option of the command
         raise ConfigError(f"budget must be a number of seconds above 0, got {budget!r}")
     with _threads(threads):
         loaded = load_any_model(model, device, dtype)
-        setting = Setting(
+        plan = Plan(
             loaded,
             backends=tuple(backends),
             caches=_usable(loaded, caches),
@@ -168,7 +173,7 @@ def speed(  # noqa: PLR0913  one per option of the command
             rule=rule,
             schedulers={name: bind(one, loaded) for name, one in (load_schedulers(schedulers) if schedulers else ())},
         )
-        return _measure(setting, model_name(model), budget, report or (lambda found, name: None))
+        return _measure(plan, model_name(model), budget, report or (lambda found, name: None))
 
 
 def _usable(model: Model, caches: Sequence[str]) -> Sequence[str]:
@@ -184,17 +189,12 @@ def _usable(model: Model, caches: Sequence[str]) -> Sequence[str]:
     return tuple(cache for cache in caches if cache == "none" or not only_none)
 
 
-def _measure(setting: Setting, model: str, budget: float, report: Report) -> Speed:
-    parts, notes = _parts(setting)
+def _measure(plan: Plan, model: str, budget: float, report: Report) -> Speed:
+    """What could be measured; raises the first error when all the rest is."""
+    parts, notes = _parts(plan)
     deadline = Deadline(budget, len(parts))
-    device = torch.device(setting.model.device)
-    dtype = dtype_of(setting.model)
-    settings = {name: value for name, value in vars(setting).items() if name != "model"}
-    settings["schedulers"] = list(setting.schedulers)
-    about = machine(device) | {"model": model, "dtype": str(dtype).removeprefix("torch.")}
-    about["budget_s"] = budget if budget < float("inf") else None  # JSON has no number for it
-    about["parameters"] = parameters(weights_of(setting.model))
-    found = Speed(measure_ceilings(device, dtype), (), (), (), about | settings, notes)
+    ceilings = measure_ceilings(torch.device(plan.model.device), dtype_of(plan.model))
+    found = Speed(ceilings, (), (), (), _environment(plan, model, budget), notes)
     late: list[str] = []
     errors: list[BaseException] = []
     for number, part in enumerate(parts):
@@ -206,82 +206,97 @@ def _measure(setting: Setting, model: str, budget: float, report: Report) -> Spe
             found = part.measure(found, deadline.share(lambda: execution.compiler.seconds))
         except torch.OutOfMemoryError:
             torch.cuda.empty_cache()
-            found = replace(found, notes=[*found.notes, f"{part.name}: left out, the device's memory is too small."])
+            found = _noted(found, f"{part.name}: left out, the device's memory is too small.")
         except KeyboardInterrupt as error:
             errors.insert(0, error)
             missing = "; ".join(one.name for one in parts[number:])
-            found = replace(found, notes=[*found.notes, f"Interrupted, and not measured: {missing}."])
+            found = _noted(found, f"Interrupted, and not measured: {missing}.")
             break
         except Exception as error:  # what a device, its compiler, its profiler or a model can raise: the others go on
             errors.append(error)
-            found = replace(found, notes=[*found.notes, f"{part.name}: failed, {_first_line(error)}, {line_of(error)}"])
+            found = _noted(found, f"{part.name}: failed, {_first_line(error)}, {line_of(error)}")
     if late:
-        left_out = f"Left out, the budget of {budget:g} s was used up: {'; '.join(late)}."
-        found = replace(found, notes=[*found.notes, left_out])
-    as_written = sorted(set(execution.compiler.obstacles.values())) if {*setting.backends} - {"eager"} else []
-    found = replace(found, notes=[*found.notes, *(f"Not compiled, but run as it is: {why}." for why in as_written)])
+        found = _noted(found, f"Left out, the budget of {budget:g} s was used up: {'; '.join(late)}.")
+    as_written = sorted(set(execution.compiler.obstacles.values())) if {*plan.backends} - {"eager"} else []
+    found = _noted(found, *(f"Not compiled, but run as it is: {why}." for why in as_written))
     report(found, "")
     if errors:
         raise errors[0]
     return found
 
 
+def _environment(plan: Plan, model: str, budget: float) -> dict[str, Any]:
+    return {
+        **machine(torch.device(plan.model.device)),
+        "model": model,
+        "dtype": str(dtype_of(plan.model)).removeprefix("torch."),
+        "budget_s": budget if budget < float("inf") else None,  # JSON has no number for it
+        "parameters": parameters(weights_of(plan.model)),
+        **{name: value for name, value in vars(plan).items() if name != "model"},
+        "schedulers": list(plan.schedulers),
+    }
+
+
+def _noted(found: Speed, *notes: str) -> Speed:
+    return replace(found, notes=[*found.notes, *notes])
+
+
 def _first_line(error: Exception) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).splitlines()[:1])}"
 
 
-def _parts(setting: Setting) -> tuple[list[Part], list[str]]:
+def _parts(plan: Plan) -> tuple[list[Part], list[str]]:
     """What to measure, the important first, and what cannot be: what shares compiled code stands together."""
     parts, notes = [], [PUBLIC_FIGURES]
     try:
-        ResearchModel(setting.model, 1)
+        ResearchModel(plan.model, 1)
         racing = True
     except ConfigError as error:
         racing, notes = False, [f"No race: {error}."]
-    trained = setting.model.tokenizer is not None
+    trained = plan.model.tokenizer is not None
     try:
-        jobs = {size: setting.adaptive(size) for size in setting.batch_sizes if trained}
+        jobs = {size: plan.adaptive(size) for size in plan.batch_sizes if trained}
     except ConfigError as error:  # prompts that its tokenizer cannot read
         jobs = {}
         notes.append(f"No adaptive rate: {error}.")
-    for size in setting.batch_sizes:
-        if setting.schedulers:  # what was asked for by name
-            parts.append(Part(f"decisions, batch {size}", partial(_decisions, setting, size)))
-        for cache in setting.caches:
-            if racing and size == setting.batch_sizes[0]:
-                parts.append(Part(f"race, cache {cache}", partial(_race, setting, cache)))
-            parts.append(Part(f"steps, cache {cache}, batch {size}", partial(_steps, setting, cache, size)))
+    for size in plan.batch_sizes:
+        if plan.schedulers:  # what was asked for by name
+            parts.append(Part(f"decisions, batch {size}", partial(_decisions, plan, size)))
+        for cache in plan.caches:
+            if racing and size == plan.batch_sizes[0]:
+                parts.append(Part(f"race, cache {cache}", partial(_race, plan, cache)))
+            parts.append(Part(f"steps, cache {cache}, batch {size}", partial(_steps, plan, cache, size)))
         if size in jobs:
-            parts.append(Part(f"adaptive, batch {size}", partial(_adaptive, setting, jobs[size])))
-        parts.append(Part(f"counts of steps, batch {size}", partial(_counts, setting, size)))
+            parts.append(Part(f"adaptive, batch {size}", partial(_adaptive, plan, jobs[size])))
+        parts.append(Part(f"counts of steps, batch {size}", partial(_counts, plan, size)))
     if not trained:
         notes.append("No adaptive rate: a model without a tokenizer reads no prompt, and random ids would say nothing.")
     return parts, notes
 
 
-def _race(setting: Setting, cache: str, found: Speed, enough: Callable[[], bool]) -> Speed:
-    return replace(found, races=[*found.races, *race(setting.track(cache), setting.backends, enough)])
+def _race(plan: Plan, cache: str, found: Speed, enough: Callable[[], bool]) -> Speed:
+    return replace(found, races=[*found.races, *race(plan.track(cache), plan.backends, enough)])
 
 
-def _steps(setting: Setting, cache: str, batch_size: int, found: Speed, enough: Callable[[], bool]) -> Speed:
-    job = setting.forced(cache, batch_size)
-    seen = rounds([job], setting.backends, most=setting.rounds, enough=enough)
+def _steps(plan: Plan, cache: str, batch_size: int, found: Speed, enough: Callable[[], bool]) -> Speed:
+    job = plan.forced(cache, batch_size)
+    seen = rounds([job], plan.backends, most=plan.rounds, enough=enough)
     steps = [*found.steps, *step_costs(job, seen, found.ceilings)]
     return replace(found, steps=steps, rates=[*found.rates, *rates("forced", job, seen)])
 
 
-def _counts(setting: Setting, batch_size: int, found: Speed, enough: Callable[[], bool]) -> Speed:
-    jobs = {cache: setting.forced(cache, batch_size) for cache in setting.caches}
-    return replace(found, steps=counted(found.steps, jobs))
+def _counts(plan: Plan, batch_size: int, found: Speed, enough: Callable[[], bool]) -> Speed:
+    jobs = {cache: plan.forced(cache, batch_size) for cache in plan.caches}
+    return replace(found, steps=with_counts(found.steps, jobs))
 
 
-def _adaptive(setting: Setting, jobs: Sequence[Job], found: Speed, enough: Callable[[], bool]) -> Speed:
-    seen = rounds(jobs, setting.backends, most=setting.rounds, enough=enough)
+def _adaptive(plan: Plan, jobs: Sequence[Job], found: Speed, enough: Callable[[], bool]) -> Speed:
+    seen = rounds(jobs, plan.backends, most=plan.rounds, enough=enough)
     return replace(found, rates=[*found.rates, *rates("adaptive", jobs[0], seen)])
 
 
-def _decisions(setting: Setting, batch_size: int, found: Speed, enough: Callable[[], bool]) -> Speed:
-    seen = decision_costs(setting.decided(batch_size), setting.backends, most=setting.rounds, enough=enough)
+def _decisions(plan: Plan, batch_size: int, found: Speed, enough: Callable[[], bool]) -> Speed:
+    seen = decision_costs(plan.decided(batch_size), plan.backends, most=plan.rounds, enough=enough)
     return replace(found, decisions=[*found.decisions, *seen])
 
 
