@@ -81,10 +81,44 @@ class Watch:
 class Decoded(NamedTuple):
     """A batch under one contender."""
 
+    batch: Batch
+    contender: Contender
     found: Generation
     blocks: list[list[int]]
     lanes: int
     peak_bytes: int | None
+
+    def answer(self, row: int) -> list[int]:
+        """The generated tokens of a row, up to and including the first EOS."""
+        start = len(self.batch.ids[row])
+        answer: list[int] = self.found.tokens[row][start : start + self.found.generated[row]].tolist()
+        return answer
+
+    def outcome(self, row: int, agreement: float) -> Outcome:
+        """What a row cost and how good it is."""
+        found, number = self.found, self.batch.prompts[row]
+        text = found.text[row] or ""
+        verdict = self.batch.questions.score(number, text)
+        return Outcome(
+            task=self.batch.questions.name,
+            prompt=number,
+            scheduler=self.contender.name,
+            cache=self.contender.cache_name,
+            text=text,
+            answer=verdict.answer,
+            strict=verdict.strict,
+            agreement=agreement,
+            nfe=found.nfe[row],
+            refreshes=found.refreshes[row],
+            fed=found.fed[row],
+            extra=found.extra[row],
+            generated=found.generated[row],
+            blocks=self.blocks[row],
+            seconds=found.seconds[row],
+            batch=self.batch.number,
+            batch_lanes=self.lanes,
+            batch_peak_bytes=self.peak_bytes,
+        )
 
 
 @dataclass(frozen=True)
@@ -130,10 +164,9 @@ class Run:
         The outcomes agree with the answers of `reference`, the baseline's; None: it is the baseline itself.
         """
         decoded = self._decode(batch, contender)
-        rows = range(len(batch.prompts))
-        mine = [_answer(decoded.found, batch, row) for row in rows]
-        agrees = [agreement(*pair) for pair in zip(mine, reference or mine, strict=True)]
-        return [_outcome(decoded, batch, row, contender, agrees[row]) for row in rows], mine
+        mine = [decoded.answer(row) for row in range(len(batch.prompts))]
+        agrees = (agreement(*pair) for pair in zip(mine, reference or mine, strict=True))
+        return [decoded.outcome(row, share) for row, share in enumerate(agrees)], mine
 
     def _decode(self, batch: Batch, contender: Contender) -> Decoded:
         watch = Watch()
@@ -143,7 +176,7 @@ class Run:
         found = generate(self.model, **self.asked(batch, contender), on_step=watch)
         peak = torch.cuda.max_memory_allocated(self.model.device) if on_cuda else None
         self.preparation.append(found.preparation)
-        return Decoded(found, watch.blocks(len(batch.ids)), watch.lanes, peak)
+        return Decoded(batch, contender, found, watch.blocks(len(batch.ids)), watch.lanes, peak)
 
     def asked(self, batch: Batch, contender: Contender) -> dict[str, Any]:
         """The arguments of `decode` and `generate`."""
@@ -164,36 +197,3 @@ def cut(ids: Sequence[list[int]], batch_size: int) -> list[list[int]]:
     count = -(-len(order) // batch_size)
     edges = [len(order) * i // count for i in range(count + 1)]
     return [order[start:end] for start, end in pairwise(edges)]
-
-
-def _answer(found: Generation, batch: Batch, row: int) -> list[int]:
-    """The generated tokens of a row, up to and including the first EOS."""
-    start = len(batch.ids[row])
-    answer: list[int] = found.tokens[row][start : start + found.generated[row]].tolist()
-    return answer
-
-
-def _outcome(decoded: Decoded, batch: Batch, row: int, contender: Contender, agrees: float) -> Outcome:
-    found, number = decoded.found, batch.prompts[row]
-    text = found.text[row] or ""
-    verdict = batch.questions.score(number, text)
-    return Outcome(
-        task=batch.questions.name,
-        prompt=number,
-        scheduler=contender.name,
-        cache=contender.cache_name,
-        text=text,
-        answer=verdict.answer,
-        strict=verdict.strict,
-        agreement=agrees,
-        nfe=found.nfe[row],
-        refreshes=found.refreshes[row],
-        fed=found.fed[row],
-        extra=found.extra[row],
-        generated=found.generated[row],
-        blocks=decoded.blocks[row],
-        seconds=found.seconds[row],
-        batch=batch.number,
-        batch_lanes=decoded.lanes,
-        batch_peak_bytes=decoded.peak_bytes,
-    )

@@ -71,15 +71,14 @@ def command(ctx: click.Context, /, format: str, **given: Any) -> None:
         if name:
             click.echo(f"{name} ...", err=True)
 
+    interrupted = False
     try:
         dllm_bench.speed(**given, report=report)
     except KeyboardInterrupt:
-        if so_far:
-            click.echo(options.as_text(so_far[0], format))
+        interrupted = True
+    finally:
+        for found in so_far:
+            click.echo(options.as_text(found, format))
+    if interrupted:
         click.echo("Interrupted; what was measured before is above." if so_far else "Interrupted.", err=True)
         ctx.exit(options.INTERRUPTED)
-    except Exception:
-        if so_far:
-            click.echo(options.as_text(so_far[0], format))
-        raise
-    click.echo(options.as_text(so_far[0], format))

@@ -10,9 +10,11 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import torch
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -59,14 +61,17 @@ def between(start: Took, end: Took) -> Took:
     return Took(end.wall - start.wall, end.cpu - start.cpu)
 
 
+def clocked(action: Callable[[], T], clock: Clock) -> tuple[T, Took]:
+    """What an action gives, and how long it took."""
+    start = clock()
+    result = action()
+    return result, between(start, clock())
+
+
 def quickest(action: Callable[[], object], clock: Clock, repeats: int) -> float:
     """Seconds of the quickest of some repeats, after one that does not count."""
-    seconds = []
-    for _ in range(repeats + 1):
-        start = clock()
-        action()
-        seconds.append(between(start, clock()).wall)
-    return min(seconds[1:])
+    action()
+    return min(clocked(action, clock)[1].wall for _ in range(repeats))
 
 
 class Deadline:

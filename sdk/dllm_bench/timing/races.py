@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
-from dllm_bench.timing.clocks import Took, between, clock_of, spread
-from dllm_bench.timing.research import Researched, Rule, decode_research
+from dllm_bench.timing.clocks import Took, clock_of, clocked, spread
+from dllm_bench.timing.research import Rule, decode_research
 from dllm_bench.timing.results import Race
 from dllm_bench.timing.work import Job
 from dllm_sdk import Model
@@ -62,19 +63,15 @@ def race(track: Track, backends: Sequence[Backend], enough: Callable[[], bool]) 
 
 
 def _research(track: Track, job: Job) -> Finish:
-    clock = clock_of(track.model.device)
-    start = clock()
-    found: Researched = decode_research(
-        track.model, job.prompts[0], track.rule, gen_length=job.gen_length[0], block=track.block, cache=job.cache
-    )
-    return Finish(between(start, clock()), found.tokens.tolist(), found.nfe)
+    research = partial(decode_research, track.model, job.prompts[0], track.rule, gen_length=job.gen_length[0])
+    action = partial(research, block=track.block, cache=job.cache)
+    found, took = clocked(action, clock_of(track.model.device))
+    return Finish(took, found.tokens.tolist(), found.nfe)
 
 
 def _ours(job: Job, backend: Backend) -> Finish:
-    clock = clock_of(job.model.device)
-    start = clock()
-    found = job.run(backend)
-    return Finish(between(start, clock()), found.tokens[0].tolist(), found.nfe[0], found.preparation)
+    found, took = clocked(lambda: job.run(backend), clock_of(job.model.device))
+    return Finish(took, found.tokens[0].tolist(), found.nfe[0], found.preparation)
 
 
 def _result(

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from dllm_bench.environment import dtype_of
-from dllm_bench.timing.clocks import Clock, Took, between, clock_of
+from dllm_bench.timing.clocks import Clock, Took, between, clock_of, clocked
 from dllm_bench.timing.counting import Work, weigh
 from dllm_sdk import ConfigError, Generation, Model, Sampler, Scheduler, load_cache
 from dllm_sdk.canvas import Canvas, build_canvas
@@ -79,16 +79,15 @@ class Timed(NamedTuple):
 
 def timed(job: Job, backend: Backend, clock: Clock) -> Timed:
     """Decode with the clock read after every step."""
-    start = clock()
-    times, refreshed = [start], list[bool]()
+    times, refreshed = [clock()], list[bool]()
 
     def look(made: Made) -> None:
         times.append(clock())
         refreshed.append(made.refreshed)
 
-    found = job.run(backend, look)
+    found, took = clocked(lambda: job.run(backend, look), clock)
     laps = [between(*pair) for pair in pairwise(times)]
-    return Timed(found, list(zip(refreshed, laps, strict=True)), between(start, clock()))
+    return Timed(found, list(zip(refreshed, laps, strict=True)), took)
 
 
 def model_shares(job: Job) -> Laps[float]:
@@ -97,8 +96,8 @@ def model_shares(job: Job) -> Laps[float]:
     times = [clock()]
 
     def watch(call: Callable[[], Tensor]) -> tuple[Tensor, float]:
-        start = clock()
-        return call(), between(start, clock()).wall
+        result, took = clocked(call, clock)
+        return result, took.wall
 
     laps = _watched(job, watch, lambda: times.append(clock()))
     whole = [between(*pair).wall for pair in pairwise(times)]
