@@ -246,7 +246,7 @@ def test_a_target_that_nothing_reaches_writes_nothing() -> None:
         (["--reference", "nothing"], ["'nothing'"]),
         (["--grid", "threshold"], ["'threshold'", "field=value,value"]),
         (["--grid", "threshold=0.5", "--grid", "threshold=0.6"], ["threshold is given twice"]),
-        (["--grid", "threshold="], ["no value for threshold"]),
+        (["--grid", "threshold="], ["threshold must be a list of at least one value"]),
         (["--grid", "threshold=x"], ["'x'", "TOML"]),
         (["--grid", "treshold=0.5"], ["'treshold'", "threshold"]),
         (["--grid", "threshold=-1"], ["threshold=-1", ">= 0"]),

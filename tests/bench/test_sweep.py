@@ -14,8 +14,9 @@ from click.testing import CliRunner, Result
 import dllm_bench.journal
 from dllm_bench import Sweep, compare, read_sweep, sweep
 from dllm_bench.cli import cli
+from dllm_bench.grids import axes
 from dllm_bench.sweeps.engines import answer_on_a_node
-from dllm_bench.sweeps.grid import axes, expand
+from dllm_bench.sweeps.grid import expand
 from dllm_bench.sweeps.journal import SweepJournal
 from dllm_bench.sweeps.run import Standing
 from dllm_bench.sweeps.work import Worker

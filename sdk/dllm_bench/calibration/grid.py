@@ -45,11 +45,9 @@ def settings(scheduler: Scheduler[Any], axes: Mapping[str, Sequence[Any]]) -> di
     Raises ConfigError for a field that it does not have, and for a value that no combination accepts.
     """
     known = list(values_of(scheduler, given=True))
-    for name, values in axes.items():
+    for name in axes:
         if name not in known:
             raise ConfigError(f"{type(scheduler).__name__} has no field {name!r} to try; it has {', '.join(known)}")
-        if not values:
-            raise ConfigError(f"the grid holds no value for {name}: give {name}=a,b,c")
     found = {_label({name: getattr(scheduler, name) for name in axes}): scheduler}
     refused: dict[str, str] = {}
     accepted: set[str] = set()

@@ -23,6 +23,7 @@ from dllm_bench.calibration.observing import Drafts, observe, together
 from dllm_bench.calibration.reliability import reliability
 from dllm_bench.calibration.scheduler_file import identity, name_of, scheduler_file
 from dllm_bench.environment import fingerprint
+from dllm_bench.grids import check_grid
 from dllm_bench.inputs import as_given, batches_of, encode, load_schedulers
 from dllm_bench.measure import Batch, Progress, Report, Run
 from dllm_bench.questions import Questions, Verdict
@@ -60,7 +61,10 @@ def calibrate(
     The other arguments, and the errors, are those of `compare`.
     """
     setup = Setup(model, tasks, limit, batch_size, gen_length, seed, device=device, dtype=dtype)
-    _check_kinds(target, grid)
+    if not isinstance(target, Target):
+        raise ConfigError(f"target must be a Target, such as Target(max_accuracy_loss=1), got {target!r}")
+    if grid is not None:
+        check_grid(grid)
     given, compared = _single(scheduler), load_schedulers([reference])[0][1]
     axes = {name: list(values) for name, values in (default_axes(given) if grid is None else grid).items()}
     rows = {REFERENCE: compared, **settings(given, axes)}
@@ -92,13 +96,6 @@ def calibrate(
         environment={**fingerprint(loaded, model), "seed": seed, "limit": limit, "batch_size": batch_size},
         notes=[note for asked in questions for note in asked.notes],
     )
-
-
-def _check_kinds(target: object, grid: object) -> None:
-    if not isinstance(target, Target):
-        raise ConfigError(f"target must be a Target, such as Target(max_accuracy_loss=1), got {target!r}")
-    if not (grid is None or isinstance(grid, Mapping)):
-        raise ConfigError(f"grid must map fields to lists of values, got {grid!r}")
 
 
 def _single(scheduler: str | Scheduler[Any]) -> Scheduler[Any]:

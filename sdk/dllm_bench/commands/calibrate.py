@@ -10,6 +10,7 @@ import click
 import dllm_bench
 from dllm_bench.commands import options
 from dllm_bench.explain import FAILED_RUN
+from dllm_bench.grids import axes
 from dllm_bench.progress import Meter
 from dllm_sdk.writing import try_to_write, write_whole
 
@@ -68,8 +69,6 @@ def command(
     """
     for path in filter(None, (output, page)):
         try_to_write(path)
-    from dllm_bench.sweeps.grid import axes
-
     target = dllm_bench.Target(**{name: given.pop(name) for name in ("max_accuracy_loss", "max_nfe", "guarantee")})
     meter = Meter(sys.stderr)
     try:

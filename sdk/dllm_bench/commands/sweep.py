@@ -13,6 +13,7 @@ import click
 import dllm_bench
 from dllm_bench.commands import options
 from dllm_bench.explain import FAILED_RUN
+from dllm_bench.grids import axes
 from dllm_bench.sheet import counted
 from dllm_bench.sweeps.board import Board
 
@@ -74,7 +75,7 @@ def command(ctx: click.Context, /, source: str | None, format: str, **options_: 
 
 def _words(source: str | None, options_: dict[str, Any], given: Iterable[str]) -> dict[str, Any]:
     """The arguments of `sweep`: the command line's, else the file's, else the defaults."""
-    from dllm_bench.sweeps.grid import axes, from_file
+    from dllm_bench.sweeps.grid import from_file
 
     plain = options.filled(options_ | {"grid": axes(options_["grid"])})
     read = from_file(Path(source)) if source is not None else {}

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from dllm_bench.files import read_text
+from dllm_bench.grids import check_grid
 from dllm_bench.toml import as_toml, has_form
 from dllm_sdk import load_scheduler
 from dllm_sdk.errors import ConfigError
@@ -21,31 +22,6 @@ _WORDS = (
     "scheduler", "grid", "cache", "task", "model", "limit", "batch_size", "gen_length", "seed", "temperature", "device",
     "dtype", "backend", "engine", "jobs", "output",
 )  # fmt: skip
-
-
-def axis(text: str) -> tuple[str, list[Any]]:
-    """`field=value,value,...`, the values in TOML, as `--grid` has it."""
-    field, equals, values = text.partition("=")
-    if not equals or not field.strip():
-        raise ConfigError(f"grid {text!r} must be field=value,value,... such as threshold=0.7,0.8,0.9")
-    try:
-        found = tomllib.loads(f"values = [{values}]")["values"]
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(
-            f"grid {text!r}: {values!r} are not TOML values (numbers as 0.5, texts in quotes, lists as [1, 2])"
-        ) from error
-    return field.strip().replace("-", "_"), found
-
-
-def axes(texts: Sequence[str]) -> dict[str, list[Any]]:
-    """Several of them; each field once."""
-    found: dict[str, list[Any]] = {}
-    for text in texts:
-        field, values = axis(text)
-        if field in found:
-            raise ConfigError(f"grid: {field} is given twice: give all its values at once, {field}=value,value,...")
-        found[field] = values
-    return found
 
 
 def from_file(path: Path) -> dict[str, Any]:
@@ -79,11 +55,8 @@ def texts(name: str, value: Any) -> Any:
 def expand(schedulers: Sequence[str], grid: Mapping[str, Sequence[Any]]) -> list[str]:
     """Every SPEC with every point of the grid, as SPECs again: what `compare --scheduler` takes too."""
     texts("schedulers", schedulers)
-    if not isinstance(grid, Mapping):
-        raise ConfigError(f"grid must be a table of fields and their values, got {grid!r}")
+    check_grid(grid)
     for field, values in grid.items():
-        if isinstance(values, str) or not isinstance(values, Sequence) or not values:
-            raise ConfigError(f"grid: {field} must be a list of at least one value, got {values!r}")
         for value in values:
             if not has_form(value):
                 allowed = "numbers, texts, true, false or lists of them"

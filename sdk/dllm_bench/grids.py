@@ -1,0 +1,43 @@
+"""What a grid is, for `calibrate` and `sweep`: fields of a scheduler, and the values to try. Knows no scheduler."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from dllm_sdk.errors import ConfigError
+
+
+def axis(text: str) -> tuple[str, list[Any]]:
+    """`field=value,value,...`, the values in TOML, as `--grid` has it."""
+    field, equals, values = text.partition("=")
+    if not equals or not field.strip():
+        raise ConfigError(f"grid {text!r} must be field=value,value,... such as threshold=0.7,0.8,0.9")
+    try:
+        found = tomllib.loads(f"values = [{values}]")["values"]
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(
+            f"grid {text!r}: {values!r} are not TOML values (numbers as 0.5, texts in quotes, lists as [1, 2])"
+        ) from error
+    return field.strip().replace("-", "_"), found
+
+
+def axes(texts: Sequence[str]) -> dict[str, list[Any]]:
+    """Several of them; each field once."""
+    found: dict[str, list[Any]] = {}
+    for text in texts:
+        field, values = axis(text)
+        if field in found:
+            raise ConfigError(f"grid: {field} is given twice: give all its values at once, {field}=value,value,...")
+        found[field] = values
+    return found
+
+
+def check_grid(grid: object) -> None:
+    """Raise ConfigError unless it maps fields to lists of values."""
+    if not isinstance(grid, Mapping):
+        raise ConfigError(f"grid must map fields to lists of values, got {grid!r}")
+    for field, values in grid.items():
+        if isinstance(values, str) or not isinstance(values, Sequence) or not values:
+            raise ConfigError(f"grid: {field} must be a list of at least one value, got {values!r}")
