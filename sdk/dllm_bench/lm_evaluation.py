@@ -17,7 +17,7 @@ from typing import Any
 from dllm_bench.calibration.scheduler_file import warn_elsewhere
 from dllm_bench.inputs import check_whole
 from dllm_bench.results import Result
-from dllm_bench.sheet import Sheet, Table, counted, csv_lines, json_lines
+from dllm_bench.sheet import Sheet, Table, counted
 from dllm_sdk import Cache, ConfigError, DllmError, Model, Scheduler
 
 _MEANING = (
@@ -63,14 +63,9 @@ def sheet(found: Evaluation) -> Sheet:
     return Sheet(f"{found.scheduler} on {found.model}", [table], found.notes, [_MEANING])
 
 
-def jsonl(found: Evaluation) -> str:
-    """A metric per line."""
-    return json_lines(asdict(one) for one in found.rows)
-
-
-def csv(found: Evaluation) -> str:
-    """A metric per line."""
-    return csv_lines([asdict(one) for one in found.rows])
+def records(found: Evaluation, *, flat: bool) -> list[dict[str, Any]]:
+    """The metrics."""
+    return [asdict(one) for one in found.rows]
 
 
 def _cells(one: Metric) -> list[str]:

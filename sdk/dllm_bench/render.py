@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from typing import Any
 
 from dllm_bench.results import Comparison, Row
-from dllm_bench.sheet import Sheet, Table, counted, csv_lines, json_lines, percent
+from dllm_bench.sheet import Sheet, Table, counted, percent
 
 
 def _accuracy(row: Row) -> str:
@@ -139,12 +139,6 @@ def _cell(row: Row, scored: bool) -> str:
     return f"{percent(quality):>5} {row.nfe:6.1f}"
 
 
-def jsonl(comparison: Comparison) -> str:
-    """One pooled row per line."""
-    return json_lines(asdict(row) for row in comparison.rows)
-
-
-def csv(comparison: Comparison) -> str:
-    """One pooled row per line; the scheduler's fields as JSON in one cell."""
-    names = [item.name for item in fields(Row)]  # they stand there even if a sweep has no row
-    return csv_lines([asdict(row) for row in comparison.rows], names)
+def records(comparison: Comparison, *, flat: bool) -> list[dict[str, Any]]:
+    """The pooled rows."""
+    return [asdict(row) for row in comparison.rows]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from dllm_bench.regression import Change, Diff
-from dllm_bench.sheet import Sheet, Table, csv_lines, json_lines, percent
+from dllm_bench.sheet import Sheet, Table, percent
 
 _TITLES = ["n", "accuracy A", "B", "B - A [95 %]", "NFE A", "B", "B - A [95 %]"]
 _MEANING = (
@@ -49,14 +49,9 @@ def sheet(diff: Diff) -> Sheet:
     return Sheet(diff.title, [table], [*said, *differs, *diff.notes, *verdict], [_MEANING])
 
 
-def jsonl(diff: Diff) -> str:
-    """One row per line."""
-    return json_lines(map(_flat, diff.changes))
-
-
-def csv(diff: Diff) -> str:
-    """One row per line; the scheduler's fields and what is worse as JSON in one cell."""
-    return csv_lines([_flat(change) for change in diff.changes])
+def records(diff: Diff, *, flat: bool) -> list[dict[str, Any]]:
+    """The rows of B; the scheduler's fields and what is worse are not flat."""
+    return [_flat(change) for change in diff.changes]
 
 
 def _flat(change: Change) -> dict[str, Any]:

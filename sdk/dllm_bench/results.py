@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from importlib import import_module
 from typing import Any, ClassVar, Literal, get_args
 
-from dllm_bench.sheet import as_markdown, as_table, counted
+from dllm_bench.sheet import as_markdown, as_table, counted, csv_lines, json_lines
 from dllm_sdk.errors import ConfigError
 
 Format = Literal["table", "json", "jsonl", "csv", "md"]
@@ -28,7 +28,8 @@ def check_format(format: str, known: Iterable[str] = FORMATS) -> None:
 class Result:
     """What a run found. `str()` is the table of the command line; a notebook shows it as markdown."""
 
-    forms: ClassVar[str]  # the module that says what stands on its `sheet`, and gives its rows as `jsonl` and `csv`
+    forms: ClassVar[str]  # the module that says what stands on its `sheet`, and has its rows as `records`
+    columns: ClassVar[Sequence[str]] = ()  # of CSV, those that stand there without a row, too
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data."""
@@ -46,7 +47,11 @@ class Result:
         forms = import_module(self.forms)
         if format == "table":
             return as_table(forms.sheet(self), **style)
-        return as_markdown(forms.sheet(self)) if format == "md" else str(getattr(forms, format)(self))
+        if format == "md":
+            return as_markdown(forms.sheet(self))
+        if format == "jsonl":
+            return json_lines(forms.records(self, flat=False))
+        return csv_lines(forms.records(self, flat=True), self.columns)
 
     def __str__(self) -> str:
         return self.to("table")
@@ -200,7 +205,7 @@ class Recording:
 class Comparison(Result):
     """Schedulers side by side. JSON lines and CSV hold the pooled rows."""
 
-    forms = "dllm_bench.render"
+    forms, columns = "dllm_bench.render", tuple(item.name for item in fields(Row))
     rows: Sequence[Row]  # pooled over the tasks, one per scheduler
     tasks: Mapping[str, Sequence[Row]]  # the same by task
     differences: Sequence[Difference] = field(repr=False)  # to the first scheduler or cache

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 from dllm_bench.calibration.found import Calibration, Score, Setting
-from dllm_bench.sheet import Sheet, Table, counted, csv_lines, json_lines, percent
+from dllm_bench.sheet import Sheet, Table, counted, percent
 
 _SURE = (0.5, 0.7, 0.9, 0.95, 0.99)  # confidences whose worth is told
 
@@ -131,14 +131,9 @@ def sheet(found: Calibration) -> Sheet:
     return Sheet(title(found), [Table("", titles(found), rows)], remarks(found), definitions(found))
 
 
-def jsonl(found: Calibration) -> str:
-    """A setting per line."""
-    return json_lines(asdict(one) for one in found.settings)
-
-
-def csv(found: Calibration) -> str:
-    """A setting per line; its fields as JSON in one cell."""
-    return csv_lines([_flat(one) for one in found.settings])
+def records(found: Calibration, *, flat: bool) -> list[dict[str, Any]]:
+    """The settings; their fields are not flat."""
+    return [_flat(one) if flat else asdict(one) for one in found.settings]
 
 
 def _flat(one: Setting) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from dllm_bench.sheet import Sheet, Table, counted, csv_lines, json_lines
+from dllm_bench.sheet import Sheet, Table, counted
 from dllm_bench.timing.clocks import Spread
 from dllm_bench.timing.results import DecisionCost, Race, Rate, Speed, StepCost
 
@@ -143,24 +143,16 @@ def title(speed: Speed) -> str:
     )
 
 
-def jsonl(speed: Speed) -> str:
-    """One measurement per line; `table` says of what kind."""
-    return json_lines(_records(speed))
-
-
-def csv(speed: Speed) -> str:
-    """One measurement per line; what a kind of measurement does not have is empty."""
-    return csv_lines([dict(_flat(one)) for one in _records(speed)])
-
-
-def _records(speed: Speed) -> list[dict[str, Any]]:
+def records(speed: Speed, *, flat: bool) -> list[dict[str, Any]]:
+    """The measurements; `table` says of what kind each is. Flat: spreads as columns of their own."""
     kinds: dict[str, Sequence[Any]] = {
         "race": speed.races,
         "step": speed.steps,
         "rate": speed.rates,
         "decision": speed.decisions,
     }
-    return [{"table": kind} | asdict(one) for kind, rows in kinds.items() for one in rows]
+    found = [{"table": kind} | asdict(one) for kind, rows in kinds.items() for one in rows]
+    return [dict(_flat(one)) for one in found] if flat else found
 
 
 def _flat(record: Mapping[str, Any]) -> list[tuple[str, Any]]:
