@@ -106,14 +106,11 @@ def evaluate(
     check_whole("seed", seed, 0)
     if not tasks:
         raise ConfigError("there is no task to run: give names of lm-evaluation-harness, or FILE.yaml")
-    from dllm_bench.lm_eval import DLLM, refusal
+    from dllm_bench.lm_eval import DLLM
 
     options = {"gen_length": gen_length, "chat": chat, "seed": seed, "batch_size": batch_size}
     lm = DLLM(model, scheduler, cache=cache, device=device, dtype=dtype, **options)
-    found = [item for task in tasks for item in _load(task)]
-    other = {name for name, kind in _kinds(found) if kind != "generate_until"}
-    if other:
-        raise ConfigError(refusal(other))
+    found = _load_all(tasks)
     warn_elsewhere([scheduler], model, lm.model, [])
     from lm_eval import simple_evaluate
 
@@ -134,6 +131,18 @@ def evaluate(
     cut = f"{counted(truncated, 'prompt')} did not fit into the model's context: cut off at the left."
     notes = [cut] if truncated else []
     return Evaluation(lm.model_name, lm.name, _rows(results), results, notes)
+
+
+def _load_all(tasks: Sequence[str]) -> list[Any]:
+    """The harness' tasks and groups behind names and files. Raises ConfigError, also for what asks for likelihoods."""
+    from dllm_bench.lm_eval import refusal
+
+    found = [item for task in tasks for item in _load(task)]
+    single = [one for item in found for one in (item.get_all_tasks() if hasattr(item, "get_all_tasks") else [item])]
+    other = {str(one.task_name) for one in single if str(one.get_config("output_type")) != "generate_until"}
+    if other:
+        raise ConfigError(refusal(other))
+    return found
 
 
 def _load(task: str) -> list[Any]:
@@ -164,12 +173,6 @@ def _load(task: str) -> list[Any]:
     tops = [group for name, group in loaded["groups"].items() if name not in inner]
     held = {one.task_name for group in tops for one in group.get_all_tasks()}
     return [*tops, *(one for name, one in loaded["tasks"].items() if name not in held)]
-
-
-def _kinds(found: Sequence[Any]) -> list[tuple[str, str]]:
-    """Every task's name and what it asks for."""
-    tasks = [one for item in found for one in (item.get_all_tasks() if hasattr(item, "get_all_tasks") else [item])]
-    return [(str(one.task_name), str(one.get_config("output_type"))) for one in tasks]
 
 
 def _add_passes(results: dict[str, Any], lm: Any) -> None:

@@ -25,6 +25,14 @@ class Verdict(NamedTuple):
     strict: bool | None
 
 
+class Draw(NamedTuple):
+    """Which prompts a registered task is asked for: the arguments of its `prompts`."""
+
+    split: str
+    n: int
+    seed: int
+
+
 @dataclass(frozen=True)
 class Questions:
     """One task's share of a run."""
@@ -59,7 +67,7 @@ def collect(
     found = [
         _from_file(Path(task), share, gen_length)
         if is_file(task)
-        else _from_task(task, share, (split, seed), gen_length)
+        else _from_task(task, Draw(split, share, seed), gen_length)
         for task, share in zip(given, shares, strict=True)
     ]
     names = [questions.name for questions in found]
@@ -74,30 +82,16 @@ def is_file(task: Any) -> bool:
     return isinstance(task, Path) or (isinstance(task, str) and task.endswith((".jsonl", ".json")))
 
 
-def _from_task(task: Any, n: int, drawn: tuple[str, int], gen_length: int | None) -> Questions:
-    """`drawn`: split and seed."""
+def _from_task(task: Any, draw: Draw, gen_length: int | None) -> Questions:
     given = f"task {task!r}"
     found: Any = load_task(task) if isinstance(task, str) else task
-    for needed in ("name", "gen_length", "prompts", "check"):
-        if isinstance(found, type) or not hasattr(found, needed):
-            cure = ": make one of this class" if isinstance(found, type) else ""
-            raise ConfigError(
-                f"{given} must be an object with name, gen_length, prompts and check, got {found!r}{cure}"
-            )
+    if isinstance(found, type) or not all(hasattr(found, need) for need in ("name", "gen_length", "prompts", "check")):
+        cure = ": make one of this class" if isinstance(found, type) else ""
+        raise ConfigError(f"{given} must be an object with name, gen_length, prompts and check, got {found!r}{cure}")
     length = found.gen_length if gen_length is None else gen_length
     if not isinstance(length, int) or length < 1:
         raise ConfigError(f"{given}: gen_length must be a whole number >= 1, got {length!r}")
-    try:
-        prompts = found.prompts(drawn[0], n, drawn[1])
-    except DllmError:
-        raise
-    except ValueError as error:  # how a task says that it has fewer prompts, or none for this seed
-        raise ConfigError(f"{given}: {error}") from error
-    if not isinstance(prompts, list | tuple) or not all(isinstance(prompt, str) for prompt in prompts):
-        raise ConfigError(f"{given}: prompts must return a list of texts, got {type(prompts).__name__}")
-    if not prompts:
-        raise ConfigError(f"{given} is empty: prompts returned none")
-    prompts, notes = _first(n, prompts, str(found.name))
+    prompts, notes = _first(draw.n, _prompts(given, found, draw), str(found.name))
 
     def score(number: int, text: str) -> Verdict:
         verdict = found.check(prompts[number], text)
@@ -107,6 +101,21 @@ def _from_task(task: Any, n: int, drawn: tuple[str, int], gen_length: int | None
         return Verdict(answer, strict)
 
     return Questions(str(found.name), length, prompts, score, notes)
+
+
+def _prompts(given: str, task: Any, draw: Draw) -> Sequence[str]:
+    """What a task answers, checked."""
+    try:
+        prompts = task.prompts(*draw)
+    except DllmError:
+        raise
+    except ValueError as error:  # how a task says that it has fewer prompts, or none for this seed
+        raise ConfigError(f"{given}: {error}") from error
+    if not isinstance(prompts, list | tuple) or not all(isinstance(prompt, str) for prompt in prompts):
+        raise ConfigError(f"{given}: prompts must return a list of texts, got {type(prompts).__name__}")
+    if not prompts:
+        raise ConfigError(f"{given} is empty: prompts returned none")
+    return prompts
 
 
 def _from_file(path: Path, n: int, gen_length: int | None) -> Questions:

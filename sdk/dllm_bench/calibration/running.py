@@ -63,10 +63,8 @@ def calibrate(
     setup = Setup(model, tasks, limit, batch_size, gen_length, seed, device=device, dtype=dtype)
     if not isinstance(target, Target):
         raise ConfigError(f"target must be a Target, such as Target(max_accuracy_loss=1), got {target!r}")
-    if grid is not None:
-        check_grid(grid)
     given, compared = _single(scheduler), load_schedulers([reference])[0][1]
-    axes = {name: list(values) for name, values in (default_axes(given) if grid is None else grid).items()}
+    axes = _axes(given, grid)
     rows = {REFERENCE: compared, **settings(given, axes)}
     field = token_field(given) if propose_delimiters else ""
     questions, loaded = setup.questions("validation"), setup.load_model()
@@ -105,6 +103,14 @@ def _single(scheduler: str | Scheduler[Any]) -> Scheduler[Any]:
             f"one scheduler is calibrated, got {scheduler!r}: calibrate each part, then combine the files"
         )
     return load_schedulers([scheduler])[0][1]
+
+
+def _axes(scheduler: Scheduler[Any], grid: Mapping[str, Sequence[Any]] | None) -> dict[str, list[Any]]:
+    """The fields to try, with their values."""
+    if grid is None:
+        return default_axes(scheduler)
+    check_grid(grid)
+    return {name: list(values) for name, values in grid.items()}
 
 
 def _halves(
