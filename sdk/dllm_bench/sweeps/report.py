@@ -60,15 +60,11 @@ def read_sweep(path: str | Path) -> Sweep:
         raise ConfigError(f"there is no sweep in {path}: dllm-bench sweep --output FOLDER makes one")
     kept = read(file)
     named = _named(kept)
-    entrants = [_entrant(name, one, named) for name, one in named.items()]
-    done = {one.scheduler for one in entrants if named[one.scheduler].key in kept.done}
-    orphans = [one for one in entrants if one.baseline not in done and one.scheduler in done]
-    measured = [
-        replace(one, baseline=one.baseline if one.baseline in done else one.scheduler)
-        for one in entrants
-        if one.scheduler in done
-    ]
-    places = {one.scheduler: kept.done[named[one.scheduler].key] for one in measured}
+    done = {name: one for name, one in named.items() if one.key in kept.done}
+    measured = [_entrant(name, one, named) for name, one in done.items()]
+    orphans = [one for one in measured if one.baseline not in done]
+    measured = [replace(one, baseline=one.scheduler) if one in orphans else one for one in measured]
+    places = {name: kept.done[one.key] for name, one in done.items()}
     answers = {name: _answers(*place) for name, place in places.items()}
     outcomes = [
         outcome for one in measured for outcome in _outcomes(one, *places[one.scheduler], answers[one.baseline])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -32,8 +32,8 @@ def _races(races: Sequence[Race]) -> Table:
                 f"{one.nfe:.1f}" if one.nfe == one.research_nfe else f"{one.nfe:.1f} / {one.research_nfe:.1f}",
                 f"{_ms(one.step_ms.median)} / {_ms(one.research_step_ms.median)}",
                 f"{_ms(one.step_cpu_ms.median)} / {_ms(one.research_step_cpu_ms.median)}",
-                _ratio(one.speedup),
-                _ratio(one.cpu_speedup),
+                _spread(one.speedup, "{:.2f}".format),
+                _spread(one.cpu_speedup, "{:.2f}".format),
                 f"{one.preparation_s:.1f}",
             ),
         )
@@ -88,8 +88,7 @@ def _rates(rates: Sequence[Rate]) -> Table:
             (
                 f"{one.nfe:.1f}",
                 f"{one.tpf:.2f}",
-                f"{one.tokens_per_second.median:,.0f} "
-                f"[{one.tokens_per_second.low:,.0f}, {one.tokens_per_second.high:,.0f}]",
+                _spread(one.tokens_per_second, "{:,.0f}".format),
                 f"{one.preparation_s:.1f}",
             ),
         )
@@ -124,12 +123,8 @@ def _ms(value: float) -> str:
     return f"{value:.3f}" if value < 1 else f"{value:.2f}" if value < 10 else f"{value:.1f}"
 
 
-def _spread(value: Spread) -> str:
-    return f"{_ms(value.median)} [{_ms(value.low)}, {_ms(value.high)}]"
-
-
-def _ratio(value: Spread) -> str:
-    return f"{value.median:.2f} [{value.low:.2f}, {value.high:.2f}]"
+def _spread(value: Spread, show: Callable[[float], str] = _ms) -> str:
+    return f"{show(value.median)} [{show(value.low)}, {show(value.high)}]"
 
 
 def title(speed: Speed) -> str:
