@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from dllm_bench.catalogue import available as available
     from dllm_bench.comparison import compare as compare
     from dllm_bench.conformance import check as check
-    from dllm_bench.lm_evaluation import Evaluation as Evaluation
-    from dllm_bench.lm_evaluation import evaluate as evaluate
+    from dllm_bench.evaluation import Evaluation as Evaluation
+    from dllm_bench.evaluation import evaluate as evaluate
     from dllm_bench.reading import read_results as read_results
     from dllm_bench.regression import Change as Change
     from dllm_bench.regression import Diff as Diff
@@ -42,7 +42,7 @@ _HOMES = {
     "catalogue": ["Plugin", "available"],
     "comparison": ["compare"],
     "conformance": ["check"],
-    "lm_evaluation": ["Evaluation", "evaluate"],
+    "evaluation": ["Evaluation", "evaluate"],
     "reading": ["read_results"],
     "regression": ["Change", "Diff", "diff"],
     "results": ["Aup", "Comparison", "Difference", "Entrant", "Outcome", "Row"],

@@ -45,7 +45,7 @@ class Metric:
 class Evaluation(Result):
     """What the harness found."""
 
-    forms = "dllm_bench.lm_evaluation"
+    forms = "dllm_bench.evaluation"
     model: str
     scheduler: str
     rows: Sequence[Metric]
