@@ -60,37 +60,35 @@ def decide(
     given = list(rows)[1]
     outcomes = measure(run, rows, halves[0], report)
     for scored in (True, False) if known(outcomes) else (False,):  # one quality for both halves
-        first = judge(outcomes, scored)
-        chosen, best = choose(first, target)
+        calibration = judge(outcomes, scored)
+        chosen, best = choose(calibration, target)
         kept = {name: one for name, one in rows.items() if name in {REFERENCE, given, chosen} | best}
         more = measure(run, kept, halves[1], report)
         if known(more):
             break
-    second = judge(more, scored)
-    roles = {REFERENCE: "reference", given: "given"}
-    if chosen is not None:
-        roles[chosen] = "given, chosen" if chosen == given else "chosen"
+    validation = judge(more, scored)
+    roles = {"reference": REFERENCE, "given": given, "chosen": chosen}
     found = [
         Setting(
-            name,
-            describe(scheduler),
-            roles.get(name, ""),
-            name in best,
-            first.score(name),
-            second.score(name) if name in kept else None,
+            name=name,
+            fields=describe(scheduler),
+            role=", ".join(role for role, whose in roles.items() if whose == name),
+            front=name in best,
+            calibration=calibration.score(name),
+            validation=validation.score(name) if name in kept else None,
         )
         for name, scheduler in rows.items()
     ]
     against = [name for name in (REFERENCE, given) if chosen not in (None, name)]
-    differences = [difference(second.outcomes[name], second.outcomes[str(chosen)]) for name in against]
+    differences = [difference(validation.outcomes[name], validation.outcomes[str(chosen)]) for name in against]
     ordered = [found[0], *sorted(found[1:], key=lambda one: -one.calibration.nfe)]
     return Decided(ordered, chosen, differences, "accuracy" if scored else "agreement")
 
 
-def choose(first: Judged, target: Target) -> tuple[str | None, set[str]]:
+def choose(judged: Judged, target: Target) -> tuple[str | None, set[str]]:
     """The setting that reaches the target with the fewest passes, if any does, and those on the front."""
-    names = list(first.outcomes)[1:]
-    loss, cost = first.quality[:1] - first.quality[1:], first.cost[1:]
+    names = list(judged.outcomes)[1:]
+    loss, cost = judged.quality[:1] - judged.quality[1:], judged.cost[1:]
     index = target.choose(loss, cost)
     return None if index is None else names[index], {names[i] for i in front(loss.mean(1), cost.mean(1))}
 
