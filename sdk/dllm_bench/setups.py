@@ -39,8 +39,13 @@ class Setup:
         for name, low in (("limit", 1), ("batch_size", 1), ("seed", 0)):
             check_whole(name, getattr(self, name), low)
         check_whole("gen_length", self.gen_length, 1, optional=True)
-        Sampler(temperature=self.temperature)
         check_backend(self.backend)
+        _ = self.sampler
+
+    @property
+    def sampler(self) -> Sampler:
+        """How tokens are drawn. Raises ConfigError."""
+        return Sampler(temperature=self.temperature)
 
     def questions(self, split: str = "test") -> list[Questions]:
         """The prompts. Raises ConfigError and RegistryError."""
@@ -79,5 +84,5 @@ def prepare(setup: Setup) -> Prepared:
     """Load a setup. Raises ConfigError and RegistryError."""
     questions, model = setup.questions(), setup.load_model()
     batches = batches_of(model, questions, setup.batch_size)
-    run = Run(model, (), batches, Sampler(temperature=setup.temperature), setup.seed, setup.backend)
+    run = Run(model, (), batches, setup.sampler, setup.seed, setup.backend)
     return Prepared(setup, run, questions)

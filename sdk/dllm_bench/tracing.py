@@ -22,7 +22,7 @@ from dllm_bench.questions import FILE_GEN_LENGTH, Questions, Verdict
 from dllm_bench.results import check_format
 from dllm_bench.setups import Setup
 from dllm_bench.sheet import counted
-from dllm_sdk import Cache, ConfigError, Model, Sampler, Scheduler, Trace, generate
+from dllm_sdk import Cache, ConfigError, Model, Scheduler, Trace, generate
 from dllm_sdk.writing import write_whole
 
 _PROMPTS = 100_000
@@ -105,8 +105,7 @@ def trace(
     check_whole("number", number, 0)
     if number >= _PROMPTS:
         raise ConfigError(f"number must be below {_PROMPTS}, since all prompts before it are made, too; got {number}")
-    setup = Setup(model, [task], number + 1, gen_length=gen_length, seed=seed, device=device, dtype=dtype)
-    sampler = Sampler(temperature=temperature)
+    setup = Setup(model, [task], number + 1, 1, gen_length, seed, temperature, device, dtype)
     contenders = with_caches(load_schedulers(schedulers), [cache])
     if len(contenders) > 2:
         raise ConfigError(f"one scheduler is traced, or two side by side, got {len(contenders)}")
@@ -117,7 +116,7 @@ def trace(
     for one in contenders:  # so that what does not fit is found now
         check_fits(loaded, one.scheduler, one.cache)
     batch = Batch(0, asked, [len(asked.prompts) - 1], [ids])
-    run = Run(loaded, contenders, [batch], sampler, seed, "eager")
+    run = Run(loaded, contenders, [batch], setup.sampler, seed, setup.backend)
     found = fingerprint(loaded, model)
     return Traces([_traced(run, one, {name: found[name] for name in _ABOUT}) for one in contenders])
 

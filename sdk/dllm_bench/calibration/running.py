@@ -29,7 +29,7 @@ from dllm_bench.measure import Batch, Progress, Report, Run
 from dllm_bench.questions import Questions, Verdict
 from dllm_bench.setups import Setup
 from dllm_bench.sheet import counted
-from dllm_sdk import ConfigError, Model, Sampler, Scheduler
+from dllm_sdk import ConfigError, Model, Scheduler
 from dllm_sdk.binding import bind
 from dllm_sdk.registry import split
 
@@ -76,7 +76,7 @@ def calibrate(
     if proposed(found):
         axes[field] = [getattr(given, field), proposed(found)]
         rows = {REFERENCE: compared, **settings(given, axes)}
-    decided = decide(Run(loaded, (), (), Sampler(), seed, "eager"), rows, halves, target, progress)
+    decided = decide(Run(loaded, (), (), setup.sampler, seed, setup.backend), rows, halves, target, progress)
     against = as_given(reference)
     about = {"target": f"{target} against {against}", **identity(model, loaded, tasks)}
     return Calibration(
