@@ -19,9 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_origin
 
 from dllm_sdk.errors import ConfigError, RegistryError
-from dllm_sdk.specs import parse_spec as parse_spec
-from dllm_sdk.specs import read_spec as read_spec
-from dllm_sdk.specs import split as split
+from dllm_sdk.specs import parse_spec, read_spec, split
 
 if TYPE_CHECKING:
     import torch

@@ -31,7 +31,7 @@ from dllm_bench.setups import Setup
 from dllm_bench.sheet import counted
 from dllm_sdk import ConfigError, Model, Scheduler
 from dllm_sdk.binding import bind
-from dllm_sdk.registry import split
+from dllm_sdk.specs import split
 
 _OBSERVED = 64  # prompts of each half whose drafts are looked at one by one: tens of thousands of drafts
 

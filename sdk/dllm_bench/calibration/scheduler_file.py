@@ -22,7 +22,8 @@ from dllm_bench.questions import is_file
 from dllm_bench.toml import as_toml, fields_of, left_out
 from dllm_sdk import Model, Scheduler
 from dllm_sdk.errors import CalibrationWarning
-from dllm_sdk.registry import available, load_task, read_spec, split
+from dllm_sdk.registry import available, load_task
+from dllm_sdk.specs import read_spec, split
 
 _PROBE = 8  # prompts that stand for a task
 

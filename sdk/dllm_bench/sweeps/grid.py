@@ -14,8 +14,8 @@ from dllm_bench.grids import check_grid
 from dllm_bench.toml import as_toml, has_form
 from dllm_sdk import load_scheduler
 from dllm_sdk.errors import ConfigError
-from dllm_sdk.registry import parse_spec, split
 from dllm_sdk.scheduler import values_of
+from dllm_sdk.specs import parse_spec, split
 
 _LISTS = {"scheduler": "schedulers", "cache": "caches", "task": "tasks"}  # words of a file that may hold a list
 _WORDS = (
