@@ -85,6 +85,11 @@ def serve(model: Any, algorithm: Any, prompts: list[list[int]], length: int, *, 
 def _forward_batch(requests: list[Request], size: int, mask_id: int) -> Any:
     blocks = torch.tensor([request.block(size, mask_id) for request in requests])
     given = torch.tensor([[request.start(size) + i < request.prompt for i in range(size)] for request in requests])
+    positions = torch.tensor([[request.start(size) + i for i in range(size)] for request in requests])
     return SimpleNamespace(
-        input_ids=blocks.view(-1), batch_size=len(requests), dllm_prompt_mask=given, requests=requests
+        input_ids=blocks.view(-1),
+        positions=positions.view(-1).int(),
+        batch_size=len(requests),
+        dllm_prompt_mask=given,
+        requests=requests,
     )

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
 import inspect
 import sys
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -138,6 +140,27 @@ def test_joint_threshold_is_our_block_refinement_with_edits(
     assert [(r.ids, r.forwards) for r in theirs] == [(r.ids, r.forwards) for r in ours]
 
 
+@pytest.mark.parametrize("fdfo", [True, False], ids=["fdfo", "sync"])
+def test_every_block_of_a_request_draws_its_own_numbers(sglang: Any, model: Any, fdfo: bool) -> None:
+    """In the first pass over a block of masks, half of it commits by chance. Of 70 halves two may be the same."""
+    seen: list[tuple[int, ...]] = []
+
+    class Watched(sglang.bridge.DllmSDK):  # type: ignore[misc]
+        def step(self, forward_batch: Any, full_logits: Any, states: list[Any]) -> list[bool]:
+            fresh = bool((forward_batch.input_ids == self.mask_id).all())
+            done: list[bool] = super().step(forward_batch, full_logits, states)
+            if fresh:
+                seen.append(tuple((forward_batch.input_ids != self.mask_id).nonzero()[:, 0].tolist()))
+            return done
+
+    config = sglang.config("Watched", {"scheduler": "random-order:block=8,steps=2"}, SIZE, 0, 4, fdfo)
+    serve(model, Watched(config), [list(range(5, 13))], 7 * SIZE, batch=1)
+    assert len(seen) == 6 and len(set(seen)) >= 4
+    once = tuple(seen)
+    serve(model, Watched(config), [list(range(5, 13))], 7 * SIZE, batch=1)
+    assert tuple(seen) == once * 2
+
+
 def test_a_server_reads_the_yaml(sglang: Any, tmp_path: Path) -> None:
     yaml = tmp_path / "mine.yaml"
     yaml.write_text("scheduler: \"early-eos:inner='threshold:block=4'\"\nblock_size: 4\neos_ids: [156892]\n")
@@ -204,6 +227,11 @@ def test_the_interface_is_the_one_we_were_written_for(sglang_folder: Path, sglan
     }
     for name, parameters in expected.items():
         assert list(inspect.signature(getattr(base, name)).parameters) == parameters, name
+    with zipfile.ZipFile(wheel) as archive:  # which imports what needs a GPU
+        source = ast.parse(archive.read("sglang/srt/model_executor/forward_batch_info.py"))
+    (batch,) = [node for node in source.body if isinstance(node, ast.ClassDef) and node.name == "ForwardBatch"]
+    fields = {ast.unparse(node.target) for node in batch.body if isinstance(node, ast.AnnAssign)}
+    assert fields >= {"batch_size", "input_ids", "positions"}
     assert type(sglang.algorithm.algo_name_to_cls) is dict
     assert sglang.plugins.GENERAL_PLUGINS_GROUP == "sglang.srt.plugins"
 

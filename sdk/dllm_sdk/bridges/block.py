@@ -30,6 +30,7 @@ class Block(NamedTuple):
 
     given: Tensor  # bool [B, n]  of the prompt
     masked: Tensor  # bool [B, n]  undecided; never inferred from the mask id
+    seed: Tensor  # int64 [B]  where its random numbers come from
     step: Tensor  # int64 [B]
     low: Tensor  # int64 [B]  fewest masks so far
     idle: Tensor  # int64 [B]  steps since then
@@ -56,7 +57,6 @@ class Terms(NamedTuple):
     mask_id: int
     eos_ids: tuple[int, ...] = ()
     sampler: Sampler = Sampler()
-    seed: int = 0
 
 
 def bound(scheduler: S, eos_ids: Sequence[int]) -> S:
@@ -65,13 +65,17 @@ def bound(scheduler: S, eos_ids: Sequence[int]) -> S:
     return look_up(scheduler, cast(Model, unknown))
 
 
-def open_block(scheduler: Scheduler[Any], tokens: Tensor, given: Tensor) -> Block:
-    """Blocks before their first step. tokens int64 [B, n]; given bool [B, n], what is not to be generated."""
+def open_block(scheduler: Scheduler[Any], tokens: Tensor, given: Tensor, seed: Tensor | int = 0) -> Block:
+    """Blocks before their first step. tokens int64 [B, n]; given bool [B, n], what is not to be generated.
+
+    seed int64 [B] or one for all: another one for every block of a row, or they draw the same numbers.
+    """
     masked, scheduler = ~given, on_device(scheduler, tokens.device)
     state = scheduler.init(tokens.clone(), masked.clone())
     check_state(scheduler, state, len(tokens))
     left = masked.sum(1)
-    return Block(given, masked, torch.zeros_like(left), left, torch.zeros_like(left), left == 0, state)
+    zeros = torch.zeros_like(left)
+    return Block(given, masked, zeros + seed, zeros, left, zeros.clone(), left == 0, state)
 
 
 def step(terms: Terms, block: Block, tokens: Tensor, logits: Tensor) -> Stepped:
@@ -96,8 +100,7 @@ def _look(terms: Terms, block: Block, tokens: Tensor, logits: Tensor) -> View:
     open = block.masked & active
     window = lanes(open | committed, size)
     near = window.clamp(max=size - 1)[..., None].expand(*window.shape, logits.shape[-1])
-    rows = torch.zeros_like(block.step)
-    key = hash_with(row_seed(rows + terms.seed, tokens, rows + size), block.step)
+    key = hash_with(row_seed(block.seed, tokens, torch.full_like(block.seed, size)), block.step)
     drafts = terms.sampler(logits.gather(1, near), key, tokens, window, terms.mask_id)
     draft = placed(tokens, window, drafts.draft)
     confidence = placed(torch.zeros_like(tokens, dtype=torch.float32), window, drafts.confidence)

@@ -85,9 +85,10 @@ class DllmScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         sampler = Sampler(0.0 if sampling_method == "greedy" else temperature, 1.0 if top_p is None else top_p)
         if timestep == 0 or self._block is None:
             given = torch.zeros_like(sample, dtype=torch.bool) if prompt_mask is None else prompt_mask.expand_as(sample)
-            self._block, self._opened = open_block(self._scheduler, sample, given), self._opened + 1
-        seed = int(hash_with(torch.tensor(self._seed), self._opened))
-        terms = Terms(self._scheduler, mask_token_id, self._eos_ids, sampler, seed)
+            self._opened += 1
+            seed = int(hash_with(torch.tensor(self._seed), self._opened))
+            self._block = open_block(self._scheduler, sample, given, seed)
+        terms = Terms(self._scheduler, mask_token_id, self._eos_ids, sampler)
         done = step(terms, self._block, sample, model_output)
         self._block = done.block
         output = (done.tokens, done.commit, done.revise, done.draft, done.confidence, model_output)

@@ -11,11 +11,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from dllm_sdk.bridges.block import Block, Terms, join, open_block, split, step
 from dllm_sdk.bridges.hosts import listed, scheduler_for
 from dllm_sdk.errors import ConfigError
+from dllm_sdk.rules import hash_with
 
 try:
     from sglang.srt.dllm import algorithm
@@ -37,14 +39,17 @@ class DllmSDK(DllmAlgorithm):  # type: ignore[misc]
         if unknown or "scheduler" not in given:
             wrong = f"has the unknown key {unknown[0]!r}" if unknown else "has no key 'scheduler'"
             raise ConfigError(f"the YAML of --dllm-algorithm-config {wrong}: it may hold {', '.join(_KEYS)}")
-        eos_ids, seed = listed(given.get("eos_ids", ())), given.get("seed", 0)
-        scheduler = scheduler_for("SGLang", given["scheduler"], self.block_size, eos_ids=eos_ids, seed=seed)
-        self.terms = Terms(scheduler, self.mask_id, eos_ids, seed=seed)
+        eos_ids, self.seed = listed(given.get("eos_ids", ())), given.get("seed", 0)
+        scheduler = scheduler_for("SGLang", given["scheduler"], self.block_size, eos_ids=eos_ids, seed=self.seed)
+        self.terms = Terms(scheduler, self.mask_id, eos_ids)
 
     def init_step_state(self, forward_batch: Any) -> list[Block]:
         """One block per request."""
-        tokens = forward_batch.input_ids.view(forward_batch.batch_size, self.block_size)
-        return split(open_block(self.terms.scheduler, tokens, self._prompt_mask(forward_batch)))
+        shape = (forward_batch.batch_size, self.block_size)
+        start = forward_batch.positions.view(shape)[:, 0].long()
+        seed = hash_with(torch.full_like(start, self.seed), start)  # every block of a request draws its own numbers
+        tokens = forward_batch.input_ids.view(shape)
+        return split(open_block(self.terms.scheduler, tokens, self._prompt_mask(forward_batch), seed))
 
     def max_steps(self, block_size: int) -> int:
         """As many as `block.step` can take, and one that writes nothing."""
