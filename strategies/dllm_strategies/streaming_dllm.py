@@ -18,7 +18,8 @@ Size: TypeAlias = tuple[Tensor]  # int64 [B]
 class StreamingDLLM(Scheduler[Size]):
     """Every position at or above `threshold` (1 - `relax` (1 - r)) commits, r the share of the block still masked.
 
-    Always the best one commits. `relax` 0 is threshold decoding.
+    Always the best one commits. `relax` 0 is threshold decoding. The public code counts the masks that it keeps behind
+    the block as well, so that its r stays larger and its threshold higher.
     """
 
     block: int = 32
