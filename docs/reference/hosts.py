@@ -25,7 +25,7 @@ is refused at construction, with a sentence that says why.
 
 Nothing here is written by hand: `docs/reference/hosts.py` asks every shipped scheduler, with its default fields and
 the host's block length, what it declares, and watches it decode two blocks. *Draws anew*: it works, and its random
-numbers are others than in our own loop, since they come from what is known of the block alone.
+numbers are others than in our own loop, since they come from the block and its place, not from the whole row.
 
 | strategy | transformers | diffusers | SGLang | why |
 | --- | --- | --- | --- | --- |
