@@ -428,6 +428,13 @@ def test_a_file_calibrated_for_another_model_is_said_below_the_table() -> None:
         assert [note.split(" was ")[0] for note in more.notes] == ["@mine.toml:steps=2", "@mine.toml:steps=4"]
 
 
+def test_that_is_said_beside_rows_without_notes_too() -> None:
+    Path("mine.toml").write_text('scheduler = "fixed-block"\n[fields]\nblock = 4\n[calibration]\nmodel = "other"\n')
+    result = run(*COMMAND, "--scheduler", "@mine.toml", "--output", "out", "--format", "csv")
+    assert result.exit_code == 0 and "@mine.toml was calibrated for the model other" in result.stderr
+    assert "calibrated" not in result.stdout
+
+
 def test_a_sweep_is_a_comparison() -> None:
     found = sweep(["threshold"], grid={"block": [4, 8]}, output="out", **SETTINGS)
     assert isinstance(found, Sweep) and "within chance" not in str(found) and "same 9 prompts" not in str(found)

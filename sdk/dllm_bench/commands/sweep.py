@@ -95,6 +95,8 @@ def _run(ctx: click.Context, words: dict[str, Any], format: str) -> None:
         board.clear()
         raise
     click.echo(options.as_text(found, format))
+    for note in found.notes if format in ("csv", "jsonl") else ():  # forms of rows alone
+        click.echo(note, err=True)
     if found.failed:
         all_ = len(found.failed) + len(found.rows)
         name, sentence = next(iter(found.failed.items()))
