@@ -68,6 +68,12 @@ def test_the_page_shows_every_scheduler_setting_and_number_of_the_table() -> Non
         assert name in text
 
 
+def test_what_is_not_known_of_the_environment_is_left_out() -> None:
+    found = comparison()
+    found = replace(found, environment={**found.environment, "revision": None})
+    assert "revision" not in Elements(found.to_html()).text
+
+
 def test_what_no_pass_decided_is_left_blank() -> None:
     page = Elements(comparison(("only",), ("only",)).to_html())
     shades = [one["class"] for name, one in page.found if name == "path" and re.match(r"h\d", one.get("class") or "")]
@@ -98,6 +104,17 @@ def test_the_front_is_what_nothing_beats() -> None:
     text = Elements(comparison().to_html()).text
     assert "no other is as good in both quality and passes, and better in one" in text  # as many passes, too
     assert "on the front: no other is as good in both, and better in one." in text
+
+
+def test_a_point_close_to_the_edge_has_its_name_above_or_below_it() -> None:
+    """The usual picture: the cheapest row far to the left, one with its interval close by, the front across."""
+    points = [
+        charts.Point("fixed-block", 37.2, 97.5, 87.1, 99.6, True),
+        charts.Point("confidence-adaptive", 3.3, 95.0, 83.5, 98.6, True),
+        charts.Point("adablock", 5.8, 92.5, 80.1, 97.4, False),
+    ]
+    svg = charts.scatter(points, label="")
+    assert all(f">{point.name}</text>" in svg for point in points)
 
 
 @given(st.integers(-(10**6), 10**6), st.integers(0, 10**6), st.sampled_from([1, 0.001, 1000.0]))
@@ -245,6 +262,15 @@ class TestInABrowser:
         assert (
             browser.run("return document.querySelector('.readout').textContent") == "position 7: “b”, pass 4, 90 % sure"
         )
+
+    def test_the_arrow_keys_read_out_what_the_pointer_does(self, browser: Browser) -> None:
+        browser.open(comparison().to_html())
+        browser.run("arguments[0].focus()", browser.find(".order .plot")[1])
+        browser.press("ARROW_LEFT", *["ARROW_RIGHT"] * 7)
+        readout = browser.find(".readout[role=status]")[0]
+        assert readout.text == "position 7: “b”, pass 4, 90 % sure"
+        browser.press(*["ARROW_RIGHT"] * 20)
+        assert readout.text.startswith("position 14: ")  # the first EOS; what follows it is no answer
 
     def test_without_its_script_everything_is_there(self, browser: Browser) -> None:
         browser.driver.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": True})

@@ -169,8 +169,11 @@ def _placed(points: Sequence[Point], xs: Scale, ys: Scale) -> list[Markup]:
         for side, shift, left, middle in (
             ("start", 11, x + 11, y),
             ("end", -11, x - 11 - width, y),
-            ("middle", 0, x - width / 2, top - 12),
-            ("middle", 0, x - width / 2, bottom + 12),
+            *(
+                (side, 0, left, edge)
+                for edge in (top - 12, bottom + 12)
+                for side, left in (("middle", x - width / 2), ("start", x), ("end", x - width))
+            ),
         ):
             box = (left, middle - 8, left + width, middle + 8)
             inside = left >= 0 and left + width <= _WIDTH and -4 <= middle <= _HEIGHT and len(point.name) <= _LONGEST

@@ -186,7 +186,7 @@ def _recorded(comparison: Comparison, mine: Sequence[Recording], *, is_open: boo
     parts = [
         tag("h3", "Order of decisions"),
         tag("figure", _strips(order, charts.axis(xs), "position"), class_="order"),
-        tag("p", class_="readout muted", aria_hidden="true"),
+        tag("p", class_="readout muted", role="status"),
     ]
     if first.snapshots:
         parts += [

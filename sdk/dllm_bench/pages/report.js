@@ -1,5 +1,5 @@
 "use strict";
-// Sorts the table, lights up one scheduler in every chart, reads out a cell under the pointer. Nothing else needs it.
+// Sorts the table, lights up one scheduler in every chart, reads out a cell under the pointer or at the arrow keys. Nothing else needs it.
 
 const table = document.querySelector(".sortable");
 const status_ = document.querySelector("[role=status]");
@@ -44,12 +44,27 @@ document.querySelectorAll(".prompt").forEach((prompt) => {
   const readout = prompt.querySelector(".readout");
   strips.forEach((strip, i) => {
     const plot = strip.querySelector(".plot");
-    plot.addEventListener("pointermove", (event) => {
+    const tokens = [...answers[i].querySelectorAll("[data-at]")];
+    let here = -1;
+    const read = (token) => {
+      readout.textContent = token ? `position ${token.dataset.at}: “${token.textContent.trim()}”, ${token.title}` : "";
+    };
+    plot.tabIndex = 0;
+    plot.addEventListener("keydown", (event) => {
+      const by = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
+      if (!by) return;
+      event.preventDefault();
+      here = Math.min(tokens.length - 1, Math.max(0, here + by));
+      read(tokens[here]);
+    });
+    const point = (event) => {
       const box = plot.getBoundingClientRect();
       const length = Number(plot.dataset.length);
       const at = Math.min(length - 1, Math.max(0, Math.floor(((event.clientX - box.left) / box.width) * length)));
-      const token = answers[i].querySelector(`[data-at="${at}"]`);
-      readout.textContent = token ? `position ${at}: “${token.textContent.trim()}”, ${token.title}` : "";
-    });
+      here = tokens.findIndex((token) => Number(token.dataset.at) === at);
+      read(tokens[here]);
+    };
+    plot.addEventListener("pointermove", point);
+    plot.addEventListener("pointerdown", point); // a finger does not hover
   });
 });

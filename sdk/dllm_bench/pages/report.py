@@ -144,7 +144,8 @@ def _cell(row: Row, scored: bool) -> tuple[Markup, Markup]:
 
 
 def _environment(about: Mapping[str, Any]) -> Markup:
-    return figures.section("Environment", tag("div", _list(about), class_="wide"))
+    known = {name: value for name, value in about.items() if value is not None}  # no revision: not from the hub
+    return figures.section("Environment", tag("div", _list(known), class_="wide"))
 
 
 def _definitions(comparison: Comparison) -> Markup:
