@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,7 @@ def as_toml(value: Any) -> str:
     if isinstance(value, str):
         return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
     if isinstance(value, Mapping):
-        return "{" + ", ".join(f"{as_toml(str(key))} = {as_toml(item)}" for key, item in value.items()) + "}"
+        return "{" + ", ".join(f"{_key(str(key))} = {as_toml(item)}" for key, item in value.items()) + "}"
     if isinstance(value, Sequence):
         return "[" + ",".join(map(as_toml, value)) + "]"
     if isinstance(value, int | float):
@@ -28,6 +29,11 @@ def as_toml(value: Any) -> str:
         return repr(value)
     fields = ",".join(f"{name}={as_toml(item)}" for name, item in fields_of(value).items())
     return as_toml(f"{type(value).__module__}:{type(value).__qualname__}" + f":{fields}" * bool(fields))
+
+
+def _key(name: str) -> str:
+    """Bare where TOML allows it."""
+    return name if re.fullmatch(r"[A-Za-z0-9_-]+", name) else as_toml(name)
 
 
 def fields_of(scheduler: Scheduler[Any]) -> dict[str, Any]:

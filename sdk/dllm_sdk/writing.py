@@ -12,7 +12,7 @@ from dllm_sdk.errors import ConfigError
 
 
 def write_whole(path: str | Path, content: str | bytes) -> None:
-    """Write a text or bytes, all of it or nothing: no reader ever sees half a file. Raises OSError."""
+    """Write a text or bytes, all of it or nothing: no reader ever sees half a file. Raises OSError that names it."""
     data = content.encode(errors="replace") if isinstance(content, str) else content
     if _is_stream(path):
         Path(path).write_bytes(data)
@@ -21,6 +21,9 @@ def write_whole(path: str | Path, content: str | bytes) -> None:
     try:
         part.write_bytes(data)
         part.replace(os.path.realpath(path))
+    except OSError as error:
+        error.filename = str(path)  # a full disk names none, and the part is none of the reader's business
+        raise
     finally:
         with suppress(OSError):
             part.unlink()

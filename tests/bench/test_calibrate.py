@@ -22,6 +22,7 @@ from dllm_sdk import ConfigError, load_scheduler
 from dllm_sdk.errors import CalibrationWarning
 from dllm_strategies import EarlyEOS, Threshold
 from tests.bench.toys import EOS, HERE, LETTERS, CountTask, counting, task
+from tests.browser import Browser
 
 TOYS = str(HERE)
 GOOD = ["calibrate", "--model", f"{TOYS}:load", "--task", f"{TOYS}:task", "--limit", "8", "--scheduler", "threshold"]
@@ -162,6 +163,26 @@ def test_the_page_has_the_front_and_the_diagram(found: Calibration) -> None:
     assert "http" not in page.replace("http-equiv", "")
 
 
+@pytest.mark.extra
+@pytest.mark.parametrize(("width", "dark"), [(360, True), (1280, False)])
+def test_the_page_works_in_a_browser(found: Calibration, browser: Browser, width: int, dark: bool) -> None:
+    browser.open(found.to_html(), width=width, dark=dark)
+    assert browser.requests() == [] and browser.problems() == [] and browser.overflow() == 0
+    plane, rows = (
+        [
+            (one.get_attribute("data-series"), browser.run("return arguments[0].querySelector('.mark').outerHTML", one))
+            for one in browser.find(f"{element}[data-series]")
+        ]
+        for element in ("svg.tall > g:has(.at)", "tr")
+    )
+    assert plane == rows and len(rows) == len(found.settings) - 1
+    browser.point(browser.find("tr[data-series]")[1])
+    assert {one.get_attribute("data-series") for one in browser.find("[data-series].on")} == {"1"}
+    next(one for one in browser.find("thead button") if one.text.startswith("NFE")).click()
+    assert browser.find("tbody tr")[0].text.startswith("reference")
+    assert browser.barriers() == []
+
+
 def test_the_command_writes_a_file_that_other_commands_take() -> None:
     result = run(*GOOD, *GRID, "--output", "fast.toml", "--page", "fast.html")
     assert result.exit_code == 0, result.output
@@ -174,7 +195,15 @@ def test_the_command_writes_a_file_that_other_commands_take() -> None:
     other = run("compare", *here, "--task", f"{TOYS}:other_task", "--scheduler", "threshold")
     assert other.exit_code == 0, other.output
     (line,) = [line for line in other.stderr.splitlines() if "Warning" in line]
-    assert line == "Warning: @fast.toml was calibrated for the tasks count, not other: its thresholds may not fit"
+    assert line == "Warning: @fast.toml was calibrated for the task count, not other: its thresholds may not fit"
+
+
+def test_a_file_is_written_as_a_person_would_write_it() -> None:
+    assert run(*GOOD, *GRID, "--max-accuracy-loss", "1", "--output", "fast.toml").exit_code == 0
+    text = Path("fast.toml").read_text(encoding="utf-8")
+    assert "at most 1 point of accuracy lost" in text
+    assert "{n = 4, accuracy = " in text and 'tasks = {count = "' in text
+    assert as_toml({"a b.c": 1}) == '{"a b.c" = 1}'
 
 
 def test_a_file_holds_what_toml_can_hold() -> None:
@@ -211,7 +240,7 @@ def test_what_is_written_is_written_whole(option: str, monkeypatch: pytest.Monke
     Path("file").write_text("before")
     monkeypatch.setattr(Path, "write_bytes", on_a_full_disk)
     result = run(*GOOD, *GRID, option, "file")
-    assert result.exit_code == 1 and "No space left on device" in result.stderr
+    assert result.exit_code == 1 and "No space left on device: 'file'" in result.stderr
     assert [(path.name, path.read_text()) for path in Path().iterdir()] == [("file", "before")]
 
 

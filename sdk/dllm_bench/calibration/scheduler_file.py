@@ -85,7 +85,8 @@ def _differs(there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
     tasks = there.get("tasks", {})
     tasks = tasks if isinstance(tasks, Mapping) else {}
     if new := [task for task, known in here["tasks"].items() if known not in tasks.values()]:
-        found.append(f"the tasks {', '.join(tasks) or 'of another file'}, not {', '.join(new)}")
+        what = f"the task{'s' * (len(tasks) > 1)} {', '.join(tasks)}" if tasks else "tasks of another file"
+        found.append(f"{what}, not {', '.join(new)}")
     return " and ".join(found)
 
 

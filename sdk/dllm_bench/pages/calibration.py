@@ -11,7 +11,7 @@ from dllm_bench.calibration import render
 from dllm_bench.calibration.found import Calibration
 from dllm_bench.calibration.reliability import Bin
 from dllm_bench.pages import charts, figures
-from dllm_bench.pages.markup import Markup, tag
+from dllm_bench.pages.markup import Markup, join, tag
 from dllm_bench.pages.shell import page
 from dllm_bench.sheet import counted
 
@@ -19,14 +19,15 @@ from dllm_bench.sheet import counted
 def page_of(found: Calibration) -> str:
     """The page, as text."""
     title = render.title(found)
-    texts = [*render.remarks(found), *render.definitions(found)]
+    said = (tag("p", text) for text in render.remarks(found))
     main = tag(
         "main",
         tag("header", tag("h1", "A scheduler calibrated"), tag("p", title, class_="muted")),
-        tag("section", tag("h2", "Verdict", id="verdict"), *(tag("p", text) for text in texts), class_="verdict"),
+        tag("section", tag("h2", "Verdict", id="verdict"), *said, class_="verdict", aria_labelledby="verdict"),
         _front(found),
         _reliability(found),
         _table(found),
+        figures.section("Definitions", *(tag("p", text) for text in render.definitions(found))),
     )
     return page(f"dllm-bench: {title}", main, name="report")
 
@@ -40,7 +41,8 @@ def _front(found: Calibration) -> Markup:
     ]
     score = reference.calibration
     far = f"{100 * score.accuracy:.1f} % with {score.nfe:.1f} passes"
-    return figures.plane(found.quality, points, f"Not shown, the reference {found.reference}: {far}.")
+    caption = f"The table below has the signs. Not shown, the reference {found.reference}: {far}."
+    return figures.plane(found.quality, points, caption)
 
 
 def _reliability(found: Calibration) -> Markup:
@@ -87,7 +89,11 @@ def diagram(series: Sequence[Sequence[Bin]], *, label: str) -> Markup:
 
 
 def _table(found: Calibration) -> Markup:
-    """All settings."""
-    rows = [(render.role(one), render.cells(found, one)) for one in found.settings]
-    table = figures.table("Settings", ["", *render.titles(found)], rows, of_series=False)
-    return figures.section("All settings", table)
+    """All settings, with the signs that they have in the plane; the reference comes first, and is not in it."""
+    rows = [
+        (join(*([] if i < 0 else [charts.key(i), " "]), render.role(one)), render.cells(found, one))
+        for i, one in enumerate(found.settings, -1)
+    ]
+    titles = ["setting", *render.titles(found)]
+    table = figures.table("All settings", titles, rows, start=-1, class_="sortable")
+    return figures.section("All settings", table, tag("p", class_="unseen", role="status"))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from itertools import count, pairwise, repeat
+from functools import partial
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -41,14 +42,14 @@ def table(
     rows: Sequence[tuple[str, Sequence[str | Iterable[Markup]]]],
     *,
     caption: str = "",
-    of_series: bool = True,
+    start: int = 0,  # below 0: of none
     class_: str | None = None,
 ) -> Markup:
-    """A table that may be wider than the screen, within reach of the keyboard. `of_series`: a row per scheduler."""
+    """A table that may be wider than the screen, within reach of the keyboard; the first row is of series `start`."""
     head = tag("tr", *(tag("th", title, scope="col") for title in titles))
     body = [
-        tag("tr", tag("th", first, scope="row"), *(tag("td", cell) for cell in cells), data_series=series)
-        for series, (first, cells) in zip(count() if of_series else repeat(None), rows, strict=False)
+        tag("tr", tag("th", first, scope="row"), *map(partial(tag, "td"), cells), data_series=i if i >= 0 else None)
+        for i, (first, cells) in enumerate(rows, start)
     ]
     said = tag("caption", tag("span", caption)) if caption else ""  # it stays in sight where the table is scrolled
     whole = tag("table", said, tag("thead", head), tag("tbody", *body), class_=class_)
