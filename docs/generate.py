@@ -12,6 +12,7 @@ import inspect
 import re
 from collections.abc import Callable
 from functools import cache
+from itertools import cycle
 from pkgutil import iter_modules
 
 import click
@@ -28,6 +29,7 @@ from dllm_sdk import errors
 
 TRACE = "trace.html"
 _MARK = re.compile(r"^<!-- generate: (\w+)(?: ([\w.]+))? -->$", re.MULTILINE)
+_STACKED = re.compile(r'<div class="stacked">.*?</div>', re.DOTALL)
 _ARXIV = re.compile(r"arXiv:(\d{4}\.\d{4,5})")
 
 
@@ -43,6 +45,16 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
     """Fill in what a page asks for."""
     return _MARK.sub(lambda mark: generate(*filter(None, mark.groups())), markdown)
+
+
+def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -> str:
+    """Give each cell of a table that is stacked on a phone the head of its column, which is not shown there."""
+    return _STACKED.sub(lambda table: _labelled(table.group()), html)
+
+
+def _labelled(table: str) -> str:
+    heads = cycle(re.findall(r"<th[^>]*>(.*?)</th>", table))
+    return re.sub(r"<td(?=[ >])", lambda _: f'<td data-label="{next(heads)}"', table)
 
 
 def generate(name: str, *module: str) -> str:

@@ -99,6 +99,17 @@ def test_every_page_is_quiet_and_fits_a_phone(browser: Browser, site: Path, addr
     assert len(pages(site)) > 20
 
 
+def test_a_stacked_table_says_on_a_phone_what_each_cell_is(browser: Browser, address: str) -> None:
+    browser.resize(360)
+    browser.driver.get(f"{address}reference/strategies/")
+    said = "return getComputedStyle(arguments[0], '::before').content"
+    name, does, needs, *_ = browser.find(".stacked tbody td")
+    assert [browser.run(said, cell) for cell in (name, does, needs)] == ["none", '"what it does: "', '"needs: "']
+    assert browser.overflow() == 0
+    browser.resize(1280)
+    assert browser.run(said, needs) == "none"
+
+
 def test_the_first_page_plays(browser: Browser, address: str) -> None:
     browser.resize(1280)
     browser.driver.get(address)
