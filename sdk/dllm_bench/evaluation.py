@@ -111,7 +111,7 @@ def evaluate(
     options = {"gen_length": gen_length, "chat": chat, "seed": seed, "batch_size": batch_size}
     lm = DLLM(model, scheduler, cache=cache, device=device, dtype=dtype, **options)
     found = _load_all(tasks)
-    warn_elsewhere([scheduler], model, lm.model, [])
+    warn_elsewhere([scheduler], model, lm.model, [], foreign=[str(one.task_name) for one in _single(found)])
     from lm_eval import simple_evaluate
 
     results = simple_evaluate(
@@ -138,11 +138,15 @@ def _load_all(tasks: Sequence[str]) -> list[Any]:
     from dllm_bench.lm_eval import refusal
 
     found = [item for task in tasks for item in _load(task)]
-    single = [one for item in found for one in (item.get_all_tasks() if hasattr(item, "get_all_tasks") else [item])]
-    other = {str(one.task_name) for one in single if str(one.get_config("output_type")) != "generate_until"}
+    other = {str(one.task_name) for one in _single(found) if str(one.get_config("output_type")) != "generate_until"}
     if other:
         raise ConfigError(refusal(other))
     return found
+
+
+def _single(found: Sequence[Any]) -> list[Any]:
+    """The tasks among tasks and groups."""
+    return [one for item in found for one in (item.get_all_tasks() if hasattr(item, "get_all_tasks") else [item])]
 
 
 def _load(task: str) -> list[Any]:

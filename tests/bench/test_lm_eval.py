@@ -173,6 +173,17 @@ def test_a_local_task_runs_offline_with_nfe_in_its_results(tmp_path: Path, monke
 
 @pytest.mark.extra
 @pytest.mark.filterwarnings("ignore")
+def test_a_file_calibrated_on_other_prompts_warns(tmp_path: Path) -> None:
+    pytest.importorskip("lm_eval", reason="needs the extra `lm-eval`")
+    file = tmp_path / "fast.toml"
+    file.write_text('scheduler = "threshold"\n[calibration]\nmodel = "tiny"\ntasks = {sort = "0"}\n', encoding="utf-8")
+    result = run("--tasks", str(DATA / "sort.yaml"), "--scheduler", f"@{file}", "--limit", "1", "--offline")
+    assert result.exit_code == 0, result.output
+    assert "Warning: " in result.stderr and "the task sort, not dllm_sort: its thresholds may not fit" in result.stderr
+
+
+@pytest.mark.extra
+@pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize(
     ("content", "says"),
     [

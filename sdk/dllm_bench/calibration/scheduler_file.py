@@ -58,17 +58,24 @@ def _task(task: Any) -> tuple[str, str]:
 
 
 def warn_elsewhere(
-    schedulers: Sequence[str | Scheduler[Any]], given: str | Model, model: Model, tasks: Sequence[Any] | None
+    schedulers: Sequence[str | Scheduler[Any]],
+    given: str | Model,
+    model: Model,
+    tasks: Sequence[Any] | None,
+    *,
+    foreign: Sequence[str] = (),
 ) -> None:
     """Warn, in one sentence per file, where a @FILE.toml was calibrated for another model or task.
 
-    `given` is the model as the user named it; no tasks: only the model is looked at.
+    `given` is the model as the user named it; no tasks: only the model is looked at. `foreign`: names of tasks that
+    `calibrate` does not know, so that no file was calibrated for them.
     """
     specs = [part for spec in schedulers if isinstance(spec, str) for part in split(spec, "+") if part.startswith("@")]
     written = {spec: read_spec(spec)[2] for spec in specs}
     if not any(written.values()):
         return
     here = identity(given, model, tasks)
+    here["tasks"].update(dict.fromkeys(foreign))
     for spec, there in written.items():
         what = _differs(there, here) if there else ""
         if what:
