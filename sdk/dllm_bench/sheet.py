@@ -93,6 +93,7 @@ def _break(name: str, width: int) -> list[str]:
     for piece in re.findall(r"[^:,+/]*[:,+/]?", name):
         if len(lines[-1]) + len(piece) > width and lines[-1].strip():
             lines.append("  ")
+            piece = piece.lstrip()
         lines[-1] += piece
         while len(lines[-1]) > width:  # one piece alone is too long
             lines[-1:] = [lines[-1][:width], "  " + lines[-1][width:]]

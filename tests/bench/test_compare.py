@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import pytest
 import torch
 
 import dllm_bench
-from dllm_bench import Comparison, Entrant, Evaluation, Outcome, Speed, compare, diff, trace
+from dllm_bench import Comparison, Entrant, Evaluation, Outcome, Speed, compare, diff, render, trace
 from dllm_bench.environment import digest, fingerprint
 from dllm_bench.measure import Progress, cut
 from dllm_bench.metrics import agreement, difference, summarise
@@ -172,6 +173,12 @@ def test_any_other_format_is_refused(found: Comparison, format: Any) -> None:
     for one in (found, diff(found, found), Evaluation("tiny", "adablock", [], {}), empty):
         with pytest.raises(ConfigError, match=f"format must be one of table, json, jsonl, csv, md, got '{format}'"):
             one.to(format)
+
+
+def test_a_long_name_goes_over_lines_that_begin_alike() -> None:
+    name = "confidence-adaptive:threshold=0.9,commit_threshold=0.95, none"
+    lines = render.grid("scheduler", [name], ["NFE"], [["9" * 70]], heading=str, rule="-")[2:]
+    assert len(lines) > 2 and all(re.match(r"  \S", line) for line in lines[1:])
 
 
 def test_the_table_is_aligned_and_narrow(found: Comparison) -> None:
