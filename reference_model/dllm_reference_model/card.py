@@ -137,8 +137,8 @@ def _run(state: dict[str, Any]) -> str:
     if recipe["mix"]["clean_prefix"] != Mix.clean_prefix:
         options += f"--clean-prefix {recipe['mix']['clean_prefix']:g} "
     return (
-        f"```text\npython -m dllm_reference_model.train --steps {recipe['steps']} --seed {recipe['seed']} {options}\\\n"
-        f"    --mix {mix}\n```\n\n"
+        "```text\npython -m dllm_reference_model.train --output RUN "
+        f"--steps {recipe['steps']} --seed {recipe['seed']} {options}\\\n    --mix {mix}\n```\n\n"
         f"{counters['tokens'] / 1e6:.1f}M tokens, {counters['seconds'] / 60:.0f} minutes.\n\n"
     )
 

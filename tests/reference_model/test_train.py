@@ -142,7 +142,8 @@ def test_a_run_may_start_from_a_checkpoint_and_the_card_tells(tmp_path: Path) ->
         assert picture in text and (tmp_path / "two" / MODEL / picture).read_text().startswith("<svg")
     assert "trained from scratch on\ntwo tasks" in text and "| record |" not in text
     assert text.count("--start FOLDER --processes 1 --clean-prefix 0.25 \\\n") == 1
-    assert text.count("--steps 12") == 2 and text.count("--start") == 1 and "\nNothing else.\n" in text
+    assert text.count("train --output RUN --steps 12") == 2
+    assert text.count("--start") == 1 and "\nNothing else.\n" in text
     assert hashlib.sha256((tmp_path / "two" / MODEL / "model.safetensors").read_bytes()).hexdigest() in text
 
 

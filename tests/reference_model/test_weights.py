@@ -2,12 +2,13 @@
 
 import hashlib
 import re
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 
-from dllm_reference_model import tasks
+from dllm_reference_model import tasks, train
 from dllm_reference_model.evaluate import accuracy
 from dllm_reference_model.load import CAUSAL_WEIGHTS, WEIGHTS, tiny, tiny_causal
 from dllm_reference_model.tasks import Task
@@ -22,6 +23,20 @@ def test_the_card_names_the_digest_of_the_weights(folder: Path) -> None:
     weights = (folder / "model.safetensors").read_bytes()
     assert len(weights) < 10e6
     assert hashlib.sha256(weights).hexdigest() in (folder / "README.md").read_text()
+
+
+@folders
+def test_the_command_in_the_card_is_one_that_trains(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = (folder / "README.md").read_text().partition("python -m dllm_reference_model.train")[2].partition("```")[0]
+    paths = {"RUN": str(tmp_path / "run"), "FOLDER": str(WEIGHTS)}
+    given = [paths.get(word, word) for word in text.replace("\\\n", " ").split()]
+    recipes: list[train.Recipe] = []
+    monkeypatch.setattr(train, "together", lambda processes, work, recipe, *rest: recipes.append(recipe))
+    monkeypatch.setattr(sys, "argv", ["train", *given])
+    train.main()
+    assert [recipe.block_causal for recipe in recipes] == [folder == CAUSAL_WEIGHTS]
 
 
 def test_they_load_as_the_loop_needs_them() -> None:
