@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from dllm_bench.files import brief, json_object, read_text
 from dllm_sdk.errors import ConfigError, DllmError
-from dllm_sdk.registry import available, load_task
+from dllm_sdk.registry import available, check_task, load_task
 
 FILE_GEN_LENGTH = 64  # tokens to generate for the prompts of a file, unless the user says otherwise
 
@@ -85,9 +85,7 @@ def is_file(task: Any) -> bool:
 def _from_task(task: Any, draw: Draw, gen_length: int | None) -> Questions:
     given = f"task {task!r}"
     found: Any = load_task(task) if isinstance(task, str) else task
-    if isinstance(found, type) or not all(hasattr(found, need) for need in ("name", "gen_length", "prompts", "check")):
-        cure = ": make one of this class" if isinstance(found, type) else ""
-        raise ConfigError(f"{given} must be an object with name, gen_length, prompts and check, got {found!r}{cure}")
+    check_task(task, found)
     length = found.gen_length if gen_length is None else gen_length
     if not isinstance(length, int) or length < 1:
         raise ConfigError(f"{given}: gen_length must be a whole number >= 1, got {length!r}")

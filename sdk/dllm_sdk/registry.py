@@ -67,6 +67,30 @@ def _claimed(kind: Kind, points: list[EntryPoint]) -> str | None:
 def load(kind: Kind, name: str) -> Any:
     """The object behind a name, MODULE:OBJECT or FILE.py:OBJECT. Raises RegistryError, ConfigError."""
     _check_text(kind, name)
+    found = _load(kind, name)
+    if kind == "scheduler":
+        from dllm_sdk.scheduler import Scheduler
+
+        if not (isinstance(found, type) and issubclass(found, Scheduler)):
+            raise RegistryError(f"scheduler {name!r} is {found!r}, which is not a subclass of dllm_sdk.Scheduler")
+    elif kind == "task":
+        check_task(name, found)
+    elif not callable(found):
+        raise RegistryError(f"model {name!r} is {found!r}: give a function f(*, device, dtype) that returns a model")
+    return found
+
+
+def check_task(name: object, task: Any) -> None:
+    """Raise ConfigError unless an object has what is asked of a task."""
+    needs = ("name", "gen_length", "prompts", "check")
+    if isinstance(task, type) or not all(hasattr(task, need) for need in needs):
+        cure = ": make one of this class" if isinstance(task, type) else ""
+        raise ConfigError(
+            f"task {name!r} must be an object with name, gen_length, prompts and check, got {task!r}{cure}"
+        )
+
+
+def _load(kind: Kind, name: str) -> Any:
     if ":" in name:
         return _load_path(kind, *name.rsplit(":", 1))
     if name.endswith(".py"):
@@ -89,7 +113,6 @@ def load_scheduler(spec: str) -> Scheduler[Any]:
     >>> load_scheduler("adablock:threshold=0.8,block=16")                                      # doctest: +SKIP
     """
     from dllm_sdk.combining import combine
-    from dllm_sdk.scheduler import Scheduler
 
     _check_text("scheduler", spec)
     parts = split(spec, "+")
@@ -104,8 +127,6 @@ def load_scheduler(spec: str) -> Scheduler[Any]:
         if not spec.startswith("@"):
             raise
         raise RegistryError(f"{spec}: {error}; paths in a scheduler file start where you are") from error
-    if not (isinstance(cls, type) and issubclass(cls, Scheduler)):
-        raise RegistryError(f"scheduler {spec!r} is {cls!r}, which is not a subclass of dllm_sdk.Scheduler")
     scheduler: Scheduler[Any] = _make(cls, field_values(cls, fields))
     return scheduler
 
@@ -131,8 +152,6 @@ def load_model(name: str, *, device: str = "cpu", dtype: str | torch.dtype | Non
     registered = head in available("model")
     loader = load("model", head if registered else name)
     given = (path,) if registered and path else ()
-    if not callable(loader):
-        raise RegistryError(f"model {name!r} is {loader!r}: give a function f(*, device, dtype) that returns a model")
     try:
         inspect.signature(loader).bind(*given, device=device, dtype=kind)
     except (TypeError, ValueError) as error:

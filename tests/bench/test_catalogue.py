@@ -103,6 +103,18 @@ def test_a_scheduler_that_raises_is_an_entry_with_an_error(monkeypatch: pytest.M
     assert "broken: Raises raised KeyError: 'mine'" in listing([plugin])
 
 
+def test_what_no_command_would_take_is_an_entry_with_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    def point(kind: str, name: str) -> dict[str, EntryPoint]:
+        return {name: EntryPoint(name, f"{__name__}:{name}", f"dllm_sdk.{kind}s")}
+
+    given = {"scheduler": "doubtful", "model": "__name__", "task": "Bare"}
+    monkeypatch.setattr(registry, "entry_points", lambda group: point(group[9:-1], given[group[9:-1]]).values())
+    scheduler, model, task, *_ = (" ".join(str(plugin.error).split()) for plugin in available(long=True))
+    assert "which is not a subclass of dllm_sdk.Scheduler" in scheduler
+    assert "give a function f(*, device, dtype) that returns a model" in model
+    assert "must be an object with name, gen_length, prompts and check" in task and "make one of this class" in task
+
+
 def test_a_name_that_two_claim_is_an_entry_with_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     both = [EntryPoint("x", value, "dllm_sdk.schedulers") for value in ("a:A", "b:B")]
     monkeypatch.setattr(registry, "entry_points", lambda group: both if group == "dllm_sdk.schedulers" else [])
