@@ -19,6 +19,7 @@ from dllm_sdk import Cache, ConfigError, DllmError, Model, Scheduler, load_cache
 from dllm_sdk.binding import bind, describe
 from dllm_sdk.scheduler import check_value
 
+TOKENIZER_CURE = ": put a tokenizer.json into the checkpoint's folder, or write a loader that sets `tokenizer`"
 _MODEL_NEEDS = ("mask_id", "eos_ids", "vocab_size", "shift", "block_causal", "max_length", "device", "tokenizer")
 
 
@@ -107,7 +108,9 @@ def encode(model: Model, questions: Questions, number: int) -> list[int]:
     """A prompt's tokens, checked to fit into the model with what is to be generated."""
     where = questions.where(number)
     if model.tokenizer is None:
-        raise ConfigError(f"the model has no tokenizer, so it cannot read the prompts of task {questions.name}")
+        raise ConfigError(
+            f"the model has no tokenizer to read the prompts of task {questions.name} with{TOKENIZER_CURE}"
+        )
     try:
         questions.prompts[number].encode()  # half a surrogate pair is in no file and known to no tokenizer
         found = model.tokenizer.encode(questions.prompts[number])

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import dllm_sdk
 from dllm_bench.environment import family, model_identity, model_name
-from dllm_bench.inputs import check_fits, check_whole, load_any_cache, load_any_model, load_schedulers
+from dllm_bench.inputs import TOKENIZER_CURE, check_fits, check_whole, load_any_cache, load_any_model, load_schedulers
 from dllm_sdk import Cache, ConfigError, Model, Sampler, Scheduler, generate
 from dllm_sdk.binding import describe
 
@@ -86,7 +86,7 @@ class DLLM(LM):  # type: ignore[misc]
         self.model = load_any_model(model, device or "cpu", dtype)
         check_fits(self.model, self.scheduler, self.policy)
         if self.model.tokenizer is None:
-            raise ConfigError(f"the model {self.model_name} has no tokenizer, so it cannot read the prompts of a task")
+            raise ConfigError(f"model {self.model_name} has no tokenizer to read a task's prompts with{TOKENIZER_CURE}")
         self.gen_length, self.seed = gen_length, seed
         self.answers: dict[tuple[str, int], list[Answer]] = {}
 

@@ -81,7 +81,7 @@ def test_good_input_is_good() -> None:
         (["--model", f"{TOYS}:load_batch_encoder"], ["tokenizer must encode a text as a list of ids, got dict"]),
         (["--task", f"{TOYS}:CountTask"], ["make one of this class"]),
         (["--cache", "dual"], ["a wrapped callable has no keys and values to cache: take cache none"]),
-        (["--model", f"{TOYS}:load_no_tokenizer"], ["no tokenizer", "count"]),
+        (["--model", f"{TOYS}:load_no_tokenizer"], ["no tokenizer", "count", "put a tokenizer.json into"]),
         (["--model", f"{TOYS}:load_wrong_checkpoint"], ["No such file or directory", "weights.safetensors"]),
         (["--device", "gpu9"], ["'gpu9'", "cpu"]),
         (["--device", "cuda:77"], ["'cuda:77'"]),
