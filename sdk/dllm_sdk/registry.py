@@ -107,6 +107,12 @@ def _load(kind: Kind, name: str) -> Any:
         raise RegistryError(_broken(f"the plug-in behind {kind} {name!r} ({points[0].value})", error)) from error
 
 
+def module_of(kind: Kind, name: str) -> str:
+    """The name of the module that a name leads to: where the object was made, whatever its class."""
+    place = name if ":" in name else available(kind)[name].value
+    return str(_load_path(kind, place.rpartition(":")[0], "__name__"))
+
+
 def load_scheduler(spec: str) -> Scheduler[Any]:
     """A scheduler from a SPEC, see `dllm_sdk.specs`. Raises RegistryError for names, ConfigError for fields.
 

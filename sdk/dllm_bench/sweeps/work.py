@@ -31,7 +31,7 @@ from dllm_bench.sweeps.sources import code_of, short_digest, source_of
 from dllm_sdk import ConfigError, DllmError
 from dllm_sdk.binding import describe
 from dllm_sdk.errors import CalibrationWarning
-from dllm_sdk.registry import available, load_task
+from dllm_sdk.registry import available, module_of
 
 _SETTINGS = ("dllm_sdk", "torch", "dtype", "seed", "temperature", "batch_size", "limit", "backend", "warm_up_steps")
 _NAMED_AGAIN = ("scheduler", "cache", "agreement")  # what an outcome owes to the other configurations
@@ -169,11 +169,5 @@ def _plain(outcome: Outcome, tokens: list[int]) -> dict[str, Any]:
 
 def _asked(one: Questions, task: str) -> str:
     """A digest of a task's prompts and lengths, and of what says which answers are right: its file, or its code."""
-    rule = Path(task).read_bytes() if is_file(task) else source_of(_module(task))
+    rule = Path(task).read_bytes() if is_file(task) else source_of(module_of("task", task))
     return short_digest(json.dumps([one.gen_length, *one.prompts]).encode() + rule)
-
-
-def _module(task: str) -> str:
-    """The one that a task's name leads to: where the object was made, whatever its class."""
-    place = task if ":" in task else available("task")[task].value
-    return str(load_task(f"{place.rpartition(':')[0]}:__name__"))
