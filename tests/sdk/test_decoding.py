@@ -377,6 +377,7 @@ def test_whole_numbers_of_numpy_and_empty_prompts_with_masks_are_fine() -> None:
     wanted = generate(model, [[]], FixedBlock(), gen_length=4, seed=3)
     found = generate(model, [[]], FixedBlock(), gen_length=np.int64(4), seed=np.int32(3), open=[[]])
     assert found.tokens[0].tolist() == wanted.tokens[0].tolist()
+    assert generate(model, [[]], FixedBlock(), gen_length=4, seed=2**63 - 1).nfe
     for length in (torch.tensor(4), np.array(4), [np.int64(4)]):
         assert generate(model, [[]], FixedBlock(), gen_length=length).tokens[0].shape == (4,)
     for ids in ([np.int64(1), np.int64(2)], np.array([1, 2]), np.array([1, 2], np.uint16), torch.tensor([1, 2]).byte()):

@@ -210,6 +210,21 @@ class Stops(FixedBlock):
         return Decision(commit=first(view.open, 1), stop=view.open.any(1)), state
 
 
+@dataclass(frozen=True)
+class Holds(FixedBlock):
+    """Commits its block at once and holds it open: first as it is, then with one token taken back."""
+
+    revises = True
+
+    def select(self, view: View, state: Any) -> tuple[Decision, Any]:
+        remask = first(view.committed, 1) & (view.step == 2)[:, None]
+        return Decision(commit=view.open, remask=remask, hold=view.step < 4), state
+
+
+def test_a_full_block_that_goes_on_is_held() -> None:
+    assert [step.end for step in fixed(gen_length=4, scheduler=Holds(4))] == ["held", "held", "open", "held", "full"]
+
+
 def test_diff_finds_the_first_step_and_its_margin() -> None:
     trace = fixed(sees="position")
     assert trace.diff(fixed(sees="position")) is None

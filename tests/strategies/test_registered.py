@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import runpy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,44 @@ from typing import Any
 import pytest
 import torch
 
-from dllm_sdk import ConfigError, View, Wrapper, decode, generate, load_scheduler, registry
+from dllm_sdk import ConfigError, Scheduler, View, Wrapper, decode, generate, load_scheduler, registry
 from dllm_sdk.binding import bind
 from dllm_sdk.compiling import Compiler
 from dllm_sdk.testing import ToyModel, check_scheduler
-from dllm_strategies import Dream, FirstAlone
+from dllm_strategies import (
+    BACD,
+    DCD,
+    DSB,
+    KLASS,
+    P2,
+    SDAR,
+    AdaBlock,
+    BlockRefinement,
+    ConfidenceAdaptive,
+    CreditDecoding,
+    Dilated,
+    DInferHierarchical,
+    DInferThreshold,
+    Dream,
+    DreamOrigin,
+    DreamThreshold,
+    EarlyEOS,
+    EBSampler,
+    Factor,
+    FirstAlone,
+    FixedBlock,
+    Frechet,
+    LocalLeap,
+    PCSampler,
+    Prophet,
+    RandomOrder,
+    ReMDM,
+    Saber,
+    SchED,
+    StreamingDLLM,
+    Swordsman,
+    Threshold,
+)
 
 NAMES = list(registry.available("scheduler"))
 FIELDS = {  # short blocks, so that what passes from one to the next is seen too; the others as they come
@@ -48,6 +82,36 @@ SPECS = [f"{name}:{fields}".rstrip(":") for name in NAMES for fields in FIELDS.g
 @pytest.mark.parametrize("spec", SPECS)
 def test_every_scheduler_keeps_the_protocol(spec: str) -> None:
     check_scheduler(load_scheduler(spec), examples=8)
+
+
+DEFAULTS = [
+    AdaBlock("\n", 32, 0.9, 0.3, 0.25), BACD(32, 0.6, 0.9), BlockRefinement(32, 32, 0.95, 0.0, 16),
+    ConfidenceAdaptive(0.7, 4, 32, 0.9), CreditDecoding(32, 0.9, 0.7, 0.2, 0.8, 4), DCD(32, math.inf, 0.9),
+    Dilated(32, 2), DInferHierarchical(32, 0.9, 0.4), DInferThreshold(32, 0.9), Dream(512, "entropy", 0, 0),
+    DreamOrigin(512, 0), DreamThreshold(512, 0.9), DSB(32, "const", 0.9), EarlyEOS(Threshold(), ()),
+    EBSampler(32, 0.1), Factor(32, 1.0, False), FixedBlock(32, 32, ()), Frechet(32, 0.25),
+    KLASS(32, 32, 0.9, 0.01, 2, 64), LocalLeap(32, 0.9, 0.75, 4), P2(32, 1.0), PCSampler(32, 32, 0.25, 10.0, ()),
+    Prophet(FixedBlock(), 7.5, 5.0, 2.5), RandomOrder(32, 32), ReMDM("cap", 32, 0.008, 0.55, 0.05, 0.9), Saber(256, 2),
+    SchED(FixedBlock(), 7.5, 2.5, "linear", 4.0), SDAR(4, 4, "low_confidence_dynamic", 0.85, 0.35),
+    StreamingDLLM(32, 0.9, 0.3), Swordsman(0.5, 4, 32, 0.9), Threshold(32, 0.9),
+]  # fmt: skip
+MAY_BE_0 = {"Dream.block", "Dream.start", "DreamOrigin.block", "KLASS.history", "LocalLeap.radius"}
+
+
+def test_a_scheduler_that_is_given_nothing_has_the_published_numbers() -> None:
+    assert [type(one)() for one in DEFAULTS] == DEFAULTS
+    assert {type(one) for one in DEFAULTS} >= {type(load_scheduler(name)) for name in FIELDS}
+
+
+@pytest.mark.parametrize("scheduler", DEFAULTS, ids=lambda one: type(one).__name__)
+def test_a_number_of_the_wrong_kind_or_size_is_named(scheduler: Scheduler) -> None:
+    name = type(scheduler).__name__
+    for item in fields(scheduler):
+        wrong: dict[type, tuple[Any, ...]] = {int: (1.5, True, "4", -1, 0), float: (math.nan, True, "4", -1)}
+        for value in wrong.get(type(getattr(scheduler, item.name)), ()):
+            if value != 0 or f"{name}.{item.name}" not in MAY_BE_0:
+                with pytest.raises(ConfigError, match=f"^{name}: {item.name} must be a .*, got {value!r}"):
+                    replace(scheduler, **{item.name: value})
 
 
 def test_a_wrapped_scheduler_keeps_the_protocol() -> None:

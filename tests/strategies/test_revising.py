@@ -247,8 +247,6 @@ BAD_FIELDS = [
     (lambda: ReMDM("rescale"), "ReMDM: schedule must be cap or loop, got 'rescale'"),
     (lambda: ReMDM(eta=2), "ReMDM: eta must be a number from 0 to 1, got 2"),
     (lambda: ReMDM(on=0.1, off=0.2), "ReMDM: off and on must be 0 < off <= on < 1, got 0.2 and 0.1"),
-    (lambda: P2(0), "P2: steps must be a whole number >= 1, got 0"),
-    (lambda: Saber(least=0), "Saber: least must be a whole number >= 1, got 0"),
 ]
 
 

@@ -172,7 +172,6 @@ def test_a_wrapped_strategy_is_a_spec_in_quotes() -> None:
 
 
 BAD_FIELDS = [
-    (lambda: Prophet(early=-1), "Prophet: early must be a number >= 0, got -1"),
     (lambda: SchED(high=1.0, low=2.0), "SchED: low must be <= high, got 2.0 and 1.0"),
     (lambda: SchED(shape="square"), "SchED: shape must be linear, cosine or exponential, got 'square'"),
 ]
