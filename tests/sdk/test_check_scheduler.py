@@ -471,6 +471,26 @@ class CommitsNothingAtAll(Honest):
         return Decision(None), state  # type: ignore[arg-type]  # what a helper without `return` gives
 
 
+class PlansWithoutState(Honest):
+    def plan(self, view, state):
+        return super().plan(view, state)[0]
+
+
+class SelectsWithoutState(Honest):
+    def select(self, view, state):
+        return super().select(view, state)[0]
+
+
+class CommitsABareTensor(Honest):
+    def select(self, view, state):
+        return view.open, state
+
+
+class LooksBack(Honest):
+    def horizon(self, gen_length):
+        return -1
+
+
 class StateIsADict(Honest):
     def init(self, tokens, open):
         return {"seen": torch.zeros(len(tokens))}
@@ -486,6 +506,10 @@ class StateGrows(Honest):
     [
         (CommitsAList(), "Decision.commit must be a tensor, got list"),
         (CommitsNothingAtAll(), "Decision.commit must be a tensor, got NoneType"),
+        (PlansWithoutState(), r"plan must return a pair \(result, state\), got Tensor"),
+        (SelectsWithoutState(), r"select must return a pair \(result, state\), got Decision"),
+        (CommitsABareTensor(), r"select must return \(Decision, state\), got Tensor"),
+        (LooksBack(), r"horizon\(\d+\) must be an int >= 0, got -1"),
         (StateIsADict(), "state must be a tuple of tensors, got dict"),
         (StateGrows(), "select's state must be a tuple of 0, as init made it, got one of 1"),
         (CountsInASlot(), "select changed 'calls' of the scheduler"),

@@ -120,12 +120,22 @@ class Hostile(Scheduler):
         return Decision(everything, tokens=rubbish, remask=everything, edit=everything), state
 
 
-def test_a_hostile_scheduler_breaks_nothing() -> None:
+class HostileEditor(Hostile):
+    """May revise, and would edit all there is."""
+
+    revises = True
+
+    def select(self, view, state):
+        return super().select(view, state)[0]._replace(remask=None), state
+
+
+@pytest.mark.parametrize("scheduler", [Hostile(), HostileEditor()])
+def test_a_hostile_scheduler_breaks_nothing(scheduler: Scheduler) -> None:
     for case in (
         Case(ToyModel(5), (Row((7, 7, 1), 6, (1,)), Row((2,), 9))),
         Case(ToyModel(6, eos=False), (Row((), 3),)),
     ):
-        for row, history in zip(case.rows, run_case(Hostile(), case), strict=True):
+        for row, history in zip(case.rows, run_case(scheduler, case), strict=True):
             assert len(history) == 1
             tokens = history[0][1]
             assert [tokens[i] for i in range(len(row.prompt)) if i not in row.holes] == [
@@ -218,8 +228,11 @@ def test_stop_fills_the_rest_with_eos_and_needs_one() -> None:
     model = ToyModel(3)
     generation = generate(model.build(), [1], Stop(), gen_length=6, stop_at_eos=False)
     assert generation.nfe == [2] and generation.tokens[0][3:].tolist() == [model.vocabulary - 2] * 4
-    with pytest.raises(SchedulerError, match="no EOS"):
-        generate(ToyModel(3, eos=False).build(), [1], Stop(), gen_length=6)
+    without = ToyModel(3, eos=False).build()
+    assert generate(without, [1], Stop(), gen_length=2).nfe == [2]  # nothing is left to fill
+    for length in (3, 6):
+        with pytest.raises(SchedulerError, match="no EOS"):
+            generate(without, [1], Stop(), gen_length=length)
 
 
 @dataclass(frozen=True)
@@ -260,10 +273,12 @@ def test_logits_that_are_not_finite_name_row_and_step(value: float) -> None:
 def test_temperature_draws_the_models_distribution_row_by_row() -> None:
     table = torch.tensor([0.1, 0.2, 0.3, 0.4, 0.0]).log()
     model = wrap(lambda tokens: table.expand(*tokens.shape, 5), mask_id=4, vocab_size=5)
-    generation = generate(model, [[]], FixedBlock(64, 1), gen_length=64, samples=60, sampler=Sampler(temperature=1.0))
-    drawn = torch.cat(generation.tokens).bincount(minlength=5) / (64 * 60)
-    assert torch.allclose(drawn, table.exp(), atol=0.03)
-    assert len({tuple(row.tolist()) for row in generation.tokens}) == 60
+    for temperature in (0.5, 1.0, 2.0):
+        options = {"gen_length": 64, "samples": 60, "sampler": Sampler(temperature)}
+        generation = generate(model, [[]], FixedBlock(64, 1), **options)
+        drawn = torch.cat(generation.tokens).bincount(minlength=5) / (64 * 60)
+        assert torch.allclose(drawn, (table / temperature).softmax(-1), atol=0.03)
+        assert len({tuple(row.tolist()) for row in generation.tokens}) == 60
     cut = generate(
         model, [[]], FixedBlock(64, 1), gen_length=64, samples=9, sampler=Sampler(temperature=1.0, top_p=0.69)
     )

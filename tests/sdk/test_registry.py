@@ -171,6 +171,8 @@ def test_files_of_one_name_and_of_a_modules_name_are_apart(folder: Path) -> None
     assert all(vars(sys.modules[name])["Mine"].count == one.count for name, one in zip(names, found, strict=True))
     assert check_scheduler(found[1], examples=3).obstacle is None  # the compiler looks modules up as well
     assert importlib.import_module("colorsys").rgb_to_hsv(0, 0, 0) == (0, 0, 0)
+    (folder / "known_by_its_name.py").write_text(MINE, encoding="utf-8")
+    assert type(load_scheduler("./known_by_its_name.py:Mine")).__module__ == "known_by_its_name"
 
 
 def points(*pairs: tuple[str, str]):

@@ -9,10 +9,25 @@ import torch
 
 from dllm_reference_model.config import Config
 from dllm_reference_model.model import Transformer
-from dllm_sdk import BlockCache, ConfigError, DualCache, generate
+from dllm_sdk import BlockCache, ConfigError, DualCache, NoCache, Sampler, Scheduler, generate
 from dllm_sdk.testing import ToyModel
-from dllm_strategies import SDAR, CreditDecoding, DInferHierarchical, DInferThreshold, DreamOrigin, RandomOrder
+from dllm_strategies import (
+    SDAR,
+    AdaBlock,
+    BlockRefinement,
+    CreditDecoding,
+    DInferHierarchical,
+    DInferThreshold,
+    Dream,
+    DreamOrigin,
+    FixedBlock,
+    RandomOrder,
+    Threshold,
+)
 from dllm_strategies.presets import (
+    DREAM_DELIMITERS,
+    Preset,
+    adablock,
     adablock_dream,
     diffusers_llada2,
     dinfer,
@@ -43,6 +58,32 @@ def test_dinfers_decoders() -> None:
 
 def test_dreams_origin() -> None:
     assert dream(steps=8, alg="origin")["scheduler"] == DreamOrigin(8)
+
+
+@pytest.mark.parametrize(
+    ("preset", "scheduler"),
+    [
+        (llada, FixedBlock(128, 128)),
+        (fast_dllm, FixedBlock(32, 32)),
+        (adablock, AdaBlock((198,), 32, 0.9, 0.3)),
+        (dream, Dream(512, "entropy")),
+        (fast_dllm_dream, Threshold(32, 0.9)),
+        (adablock_dream, AdaBlock(DREAM_DELIMITERS, 32, 0.9, 0.5)),
+        (diffusers_llada2, BlockRefinement(32, 32, 0.7, 0.5, 17)),
+        (dinfer, DInferThreshold(64, 0.9)),
+    ],
+)
+def test_a_preset_that_is_given_nothing_is_what_the_public_code_does(
+    preset: Callable[[], Preset], scheduler: Scheduler
+) -> None:
+    cache = NoCache(suffix=preset is not diffusers_llada2)
+    assert preset() == {"scheduler": scheduler, "cache": cache, "sampler": Sampler(), "guidance": 0.0}
+
+
+def test_sdar_that_is_given_nothing_samples() -> None:
+    scheduler = SDAR(4, 4, "low_confidence_dynamic", 0.85, 0.35)
+    sampler = Sampler(temperature=1.0, confidence="tempered")
+    assert sdar() == {"scheduler": scheduler, "cache": BlockCache(), "sampler": sampler, "guidance": 0.0}
 
 
 @pytest.mark.parametrize(

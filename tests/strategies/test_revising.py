@@ -233,7 +233,8 @@ def test_llada2_edits_for_so_many_steps_at_most(case: Case, block: int, post_ste
 def test_llada2_edits_a_token_that_lost_its_probability() -> None:
     model = wrap(regretful, mask_id=7, vocab_size=8)
     assert generate(model, [[]], BlockRefinement(4, 4, 0.9, 0.9), gen_length=4).tokens[0].tolist() == [2, 1, 1, 1]
-    assert generate(model, [[]], BlockRefinement(4, 4, 0.9), gen_length=4).tokens[0].tolist() == [1, 1, 1, 1]
+    for not_sure_enough in (BlockRefinement(4, 4, 0.9), BlockRefinement(4, 4, 0.9, 1.0)):
+        assert generate(model, [[]], not_sure_enough, gen_length=4).tokens[0].tolist() == [1, 1, 1, 1]
 
 
 def test_quotas_that_may_be_zero_are_not_combined() -> None:
@@ -241,6 +242,8 @@ def test_quotas_that_may_be_zero_are_not_combined() -> None:
     assert generate(ToyModel(1, eos=False).build(), [[1]], edits, gen_length=20).tokens[0].shape == (21,)
     with pytest.raises(ConfigError, match=r"plans and selects as one: give it alone$"):
         combine(plan=FixedBlock(20), select=edits)
+    for never_zero in (replace(edits, steps=4), replace(edits, edit_threshold=0.0)):
+        assert combine(plan=FixedBlock(20), select=never_zero).fits == "lasting"
 
 
 BAD_FIELDS = [
