@@ -70,5 +70,5 @@ class EarlyCommit(Wrapper):
         """Whether the mean gap reaches its limit, bool [B]. Every mask of the row has a lane, and nothing else has."""
         best = view.logits.topk(2, dim=-1).values.double()
         gap = view.to_canvas(best[..., 0] - best[..., 1]).sum(1)
-        masks = view.to_canvas(torch.ones_like(best[..., 0])).sum(1).clamp(min=1)
+        masks = view.to_canvas(torch.ones_like(best[..., 0])).sum(1)
         return gap / masks >= self.limit((view.gen_length - masks) / view.gen_length)
