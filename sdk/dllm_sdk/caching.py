@@ -72,8 +72,8 @@ class _Refreshing(Cache):
             )
 
     def refresh(self, opening: Tensor, step: Tensor) -> Tensor:
-        """Where a block opens, and every `refresh_every` steps of it."""
-        return opening if self.refresh_every is None else opening | (step % self.refresh_every == 0)
+        """Where a block opens, which is its step 0, and every `refresh_every` steps of it."""
+        return opening if self.refresh_every is None else step % self.refresh_every == 0
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dllm_sdk.errors import ConfigError
-from dllm_sdk.rules import at_least_one, one_of, rank, top_k
+from dllm_sdk.rules import at_least_one, hash_with, one_of, rank, top_k
 
 SCORES = st.sampled_from([-math.inf, -1.0, 0.0, 0.5, 1.0, math.inf, math.nan])
 ROWS = st.integers(1, 7).flatmap(
@@ -46,6 +46,14 @@ def test_one_of_finds_every_id(ids: tuple[int, ...]) -> None:
     tokens = torch.arange(50).view(2, 25)
     wanted = [[token in ids for token in row] for row in tokens.tolist()]
     assert one_of(tokens, ids).tolist() == one_of(tokens, list(ids)).tolist() == wanted  # type: ignore[arg-type]
+
+
+def test_random_numbers_are_those_of_splitmix64() -> None:
+    """Its published ones for the seed 0, so that a seed draws the same in every version."""
+    published = torch.tensor([0xE220A8397B1DCDAF, 0x6E789E6AA1B965F4, 0x06C45D188009454F], dtype=torch.uint64)
+    seed = torch.zeros(1, dtype=torch.int64)
+    for numbers in (hash_with(seed, torch.arange(3)), torch.cat([hash_with(seed, i) for i in range(3)])):
+        assert numbers.view(torch.uint64).equal(published)
 
 
 def test_one_of_needs_texts_to_be_resolved() -> None:
