@@ -43,8 +43,7 @@ class Dilated(Scheduler[Rounds]):
         powers = [min(self.base**t, length) for t in range(1, length.bit_length() + 1)]
         due = [index % (masks // power).clamp(min=1) == 0 for power in powers]  # one per round
         rounds = torch.stack(due, -1).int().argmax(-1)
-        # Another scheduler may have planned, and a wrapper may have dropped the state of the first step.
-        fresh = (view.step == 0) | (state[0] < 0).all(1)
+        fresh = (state[0] < 0).all(1)  # not the first step alone: a wrapper may have dropped its state
         rounds = torch.where(fresh[:, None], rounds, state[0])
         now = rounds.masked_fill(~view.open, len(powers)).amin(1, keepdim=True)
         return Decision(commit=view.open & (rounds == now)), (rounds,)

@@ -42,8 +42,8 @@ class StreamingDLLM(Scheduler[Size]):
     def select(self, view: View, state: Size) -> tuple[Decision, Size]:
         """Everything above the threshold of the step, and always the best position."""
         left = view.open.sum(1)
-        # Counted here, since another scheduler may have planned; again if it is 0, since a wrapper may have dropped the
-        # state of the first step.
-        size = torch.where((view.step == 0) | (state[0] == 0), left, state[0])
+        # Counted here, since another scheduler may have planned; not in the first step alone, since a wrapper may have
+        # dropped its state.
+        size = torch.where(state[0] == 0, left, state[0])
         threshold = self.threshold * (1 - self.relax * (1 - left / size))
         return Decision(commit=above_or_best(view.open, view.confidence, threshold)), (size,)
