@@ -172,7 +172,13 @@ class Patient(PingPong):
     patience = Scheduler.patience
 
 
+class Hasty(PingPong):
+    patience = 1
+
+
 def test_no_generation_can_hang() -> None:
+    with pytest.raises(SchedulerStalled, match="no fewer masks for 1 steps"):
+        counts(Hasty())
     with pytest.raises(SchedulerStalled, match=r"PingPong\(\).*5 steps.*row 0.*: commit more than .* `patience`"):
         counts(PingPong())
     with pytest.raises(SchedulerStalled, match="no fewer masks for 32 steps"):
@@ -411,6 +417,7 @@ def test_processors_that_forbid_the_same_are_equal() -> None:
     [
         (lambda: suppress("a"), r"suppress takes token ids, as in suppress\(2, 5\), got 'a'"),
         (lambda: suppress([1, 2]), r"got \[1, 2\]"),
+        (lambda: suppress(1, "a"), "got 1, 'a'"),
         (lambda: Sampler(processors=suppress(1)), "processors must be a tuple of functions"),
         (lambda: Sampler(processors=(1,)), "processors must be a tuple of functions"),
     ],

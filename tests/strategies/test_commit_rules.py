@@ -291,11 +291,11 @@ def test_streaming_relaxes_as_the_block_fills() -> None:
 def test_bacd_follows_the_mean_of_what_was_committed_within_its_bounds() -> None:
     scheduler = BACD(8, 0.6, 0.9)
     view = bare_view([0.89, 0.7, 0.5, 0.3])
-    decision, state = scheduler.select(view, scheduler.init(view.tokens, view.open))
+    low = (torch.tensor([0.2]).double(), torch.tensor([1]))
+    decision, state = scheduler.select(view, scheduler.plan(view, low)[1])
     assert decision.commit[0].tolist() == [True, False, False, False]  # nothing known: 0.9, and the best one
     sure = view._replace(open=view.open & ~decision.commit, confidence=torch.tensor([[0, 0.89, 0.895, 0.7]]))
     assert committed(scheduler, sure, state) == {1, 2}  # the mean is 0.89
-    low = (torch.tensor([0.2]).double(), torch.tensor([1]))
     assert committed(scheduler, sure, low) == {1, 2, 3}  # never below 0.6
 
 
