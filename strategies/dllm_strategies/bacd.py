@@ -43,7 +43,7 @@ class BACD(Scheduler[Mean]):
     def select(self, view: View, state: Mean) -> tuple[Decision, Mean]:
         """Everything above the bounded mean, and always the best position."""
         total, count = state
-        mean = torch.where(count > 0, total / count.clamp(min=1), self.high).clamp(self.low, self.high)
+        mean = torch.where(count > 0, total / count, self.high).clamp(self.low, self.high)
         commit = above_or_best(view.open, view.confidence, mean)
         added = view.confidence.double().masked_fill(~commit, 0).sum(1)
         return Decision(commit=commit), (total + added, count + commit.sum(1))

@@ -57,8 +57,7 @@ class BlockRefinement(Scheduler[Counter]):
 
     def select(self, view: View, state: Counter) -> tuple[Decision, Counter]:
         """Commit, edit, and hold the block open while there is something to edit."""
-        step = view.step.clamp(max=self.steps - 1)
-        quota = self.block // self.steps + (step < self.block % self.steps).long()
+        quota = self.block // self.steps + (view.step < self.block % self.steps).long()
         if not self.revises:
             quota = quota.clamp(min=1)  # without edits a step that commits nothing is wasted
         sure = view.open & (view.confidence > self.threshold)

@@ -52,7 +52,7 @@ class Dream(Scheduler[Counter]):
         quotas = (masks[:, None].float() * (1 - time[1:] / time[:-1])).long()
         index = torch.arange(self.steps, device=masks.device)
         quotas = torch.where(index == self.steps - 1, masks[:, None], quotas)
-        useful = (index >= interval.clamp(max=self.steps - 1)[:, None]) & (quotas > 0)
+        useful = (index >= interval[:, None]) & (quotas > 0)
         now = torch.where(useful, index, self.steps - 1).amin(1)
         quota = quotas.gather(1, now[:, None])[:, 0]
         return Decision(commit=top_k(view.open, self.score(view), quota)), (now + 1,)

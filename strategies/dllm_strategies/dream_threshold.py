@@ -43,4 +43,4 @@ class DreamThreshold(Scheduler[LeftOver]):
         candidates = (share + state[0]).clamp(min=1)
         chosen = top_k(view.open, view.confidence, candidates)
         commit = above(chosen, view.confidence, self.threshold) | top_k(view.open, view.confidence, 1)
-        return Decision(commit=commit), ((candidates - commit.sum(1)).clamp(min=0),)
+        return Decision(commit=commit), (candidates - commit.sum(1),)

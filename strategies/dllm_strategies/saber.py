@@ -48,7 +48,7 @@ class Saber(Scheduler[Confidences]):
         """Choose, then take back: a chosen position that is taken back does not commit."""
         at_commit, before = state
         known = (at_commit > 0).sum(1)
-        mean = torch.where(known > 0, at_commit.double().sum(1) / known.clamp(min=1), 1.0)
+        mean = torch.where(known > 0, at_commit.double().sum(1) / known, 1.0)
         sure = view.open & (view.confidence > mean[:, None])
         chosen = torch.where((sure.sum(1) >= self.least)[:, None], sure, top_k(view.open, view.confidence, self.least))
         k = chosen.sum(1)

@@ -144,15 +144,15 @@ def test_a_hostile_scheduler_breaks_nothing(scheduler: Scheduler) -> None:
             assert max(tokens[len(row.prompt) :]) < case.model.vocabulary - 1
 
 
-def counts(scheduler: Scheduler, gen_length: int = 10, **options) -> tuple[int, int]:
+def counts(scheduler: Scheduler, gen_length: int = 10, **options) -> tuple[int, int, int]:
     generation = generate(ToyModel(1, eos=False).build(), [1, 2], scheduler, gen_length=gen_length, **options)
-    return generation.nfe[0], generation.fed[0]
+    return generation.nfe[0], generation.refreshes[0], generation.fed[0]
 
 
 def test_forward_passes_and_fed_positions_are_counted_by_the_loop() -> None:
-    assert counts(FixedBlock(4, 4)) == (10, 10 * 12)
-    assert counts(FixedBlock(4, 2)) == (2 + 2 + 2, 6 * 12)
-    assert counts(FixedBlock(10, 1)) == (1, 12)
+    assert counts(FixedBlock(4, 4)) == (10, 0, 10 * 12)
+    assert counts(FixedBlock(4, 2)) == (2 + 2 + 2, 0, 6 * 12)
+    assert counts(FixedBlock(10, 1)) == (1, 0, 12)
 
 
 @dataclass(frozen=True)
