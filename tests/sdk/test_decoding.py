@@ -346,6 +346,11 @@ def test_text_in_and_out() -> None:
     model = ToyModel(11, eos=False).build()
     text = generate(model, ["ab", "c"], AdaBlock("\n", block=4), gen_length=5).text
     assert [len(t or "") for t in text] == [5, 5]
+    for model in (ToyModel(seed).build() for seed in range(9)):
+        found = generate(model, "ab", FixedBlock(4, 1), gen_length=8)
+        answer = found.tokens[0].tolist()[2:]
+        end = answer.index(model.eos_ids[0]) if model.eos_ids[0] in answer else 8
+        assert found.text == [model.tokenizer.decode(answer[:end])] and found.generated == [min(end + 1, 8)]
 
 
 class Misspelt(FixedBlock):
@@ -420,9 +425,12 @@ def test_processors_that_forbid_the_same_are_equal() -> None:
         (lambda: suppress(1, "a"), "got 1, 'a'"),
         (lambda: Sampler(processors=suppress(1)), "processors must be a tuple of functions"),
         (lambda: Sampler(processors=(1,)), "processors must be a tuple of functions"),
+        (lambda: Sampler(confidence="best"), "confidence must be 'model' or 'tempered', got 'best'"),  # type: ignore[arg-type]
+        (lambda: Sampler(top_p=0.0), "top_p must be above 0"),
+        (lambda: Sampler(top_p=1.1), "top_p must be a number from 0 to 1, got 1.1"),
     ],
 )
-def test_what_is_no_processor_is_refused(make: Callable[[], object], words: str) -> None:
+def test_what_no_sampler_takes_is_refused(make: Callable[[], object], words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         make()
 

@@ -266,7 +266,10 @@ def test_diff_of_a_run_that_goes_on() -> None:
 def test_files_come_back_as_they_were(tmp_path: Path) -> None:
     case = Case(ToyModel(), (Row((1, 2), 30), Row((), 8)))
     model, prompts = toy(case, Revises())
-    for trace in generate(model, prompts, Revises(), trace=True, gen_length=[30, 8]).trace:
+    for trace in generate(
+        model, prompts, Revises(stops=False), trace=True, gen_length=[30, 8], stop_at_eos=False
+    ).trace:
+        assert any(step.edit.any() for step in trace)
         trace.save(tmp_path / "row.safetensors")
         loaded = Trace.load(tmp_path / "row.safetensors")
         assert same(loaded, trace) and loaded.diff(trace) is None

@@ -103,6 +103,7 @@ ELSEWHERE = [
     lambda b: CreditDecoding(b, 0.6),
     lambda b: PCSampler(b, 4),
     lambda b: RandomOrder(b, 4),
+    lambda b: DreamOrigin(4, b),
     lambda b: DInferHierarchical(b),
     lambda b: EBSampler(b),
 ]
