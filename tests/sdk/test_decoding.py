@@ -36,7 +36,7 @@ from dllm_sdk import (
 from dllm_sdk.binding import look_up, on_device
 from dllm_sdk.rules import first, top_k, uniform
 from dllm_sdk.testing import Case, Row, ToyModel, cases, check_scheduler, run_case
-from dllm_strategies import AdaBlock, ConfidenceAdaptive, EarlyEOS, FixedBlock
+from dllm_strategies import AdaBlock, ConfidenceAdaptive, EarlyEOS, FixedBlock, PCSampler
 from tests.sdk import reference
 
 PLAIN = [
@@ -621,6 +621,10 @@ def test_a_head_on_another_device_is_copied_again_when_it_has_changed() -> None:
         assert copied() is not known
         known = copied()
         assert (known[1].training, known[0].weight.dtype) == (False, scheduler.head[0].weight.dtype)
+
+
+def test_a_table_that_init_does_not_take_goes_to_the_device_too() -> None:
+    assert on_device(PCSampler(background=(1.0, 2.0)), torch.device("meta")).log_frequency.is_meta
 
 
 def test_a_canvas_longer_than_the_context_is_refused() -> None:

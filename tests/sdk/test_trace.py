@@ -39,7 +39,7 @@ from dllm_sdk import (
 from dllm_sdk.model import CallableModel
 from dllm_sdk.registry import available
 from dllm_sdk.rules import at_least_one, first, margin, uniform
-from dllm_sdk.testing import Case, Row, ToyModel, cases
+from dllm_sdk.testing import Case, ToyModel, cases
 from dllm_sdk.writing import write_whole
 from dllm_strategies import AdaBlock, BlockRefinement, ConfidenceAdaptive, FixedBlock
 
@@ -264,12 +264,10 @@ def test_diff_of_a_run_that_goes_on() -> None:
 
 
 def test_files_come_back_as_they_were(tmp_path: Path) -> None:
-    case = Case(ToyModel(), (Row((1, 2), 30), Row((), 8)))
-    model, prompts = toy(case, Revises())
-    for trace in generate(
-        model, prompts, Revises(stops=False), trace=True, gen_length=[30, 8], stop_at_eos=False
-    ).trace:
-        assert any(step.edit.any() for step in trace)
+    model, scheduler = ToyModel(eos=False).build(), Revises(stops=False)
+    found = generate(model, [[1, 2], []], scheduler, trace=True, gen_length=[30, 8])
+    for trace, tokens in zip(found.trace, found.tokens, strict=True):
+        assert any(step.edit.any() for step in trace) and trace.canvas().equal(tokens)
         trace.save(tmp_path / "row.safetensors")
         loaded = Trace.load(tmp_path / "row.safetensors")
         assert same(loaded, trace) and loaded.diff(trace) is None
