@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import time
 import warnings
 import weakref
 from collections.abc import Callable
@@ -167,7 +168,10 @@ def test_every_backend_writes_the_same(
 ) -> None:
     model, scheduler = transformer(heads=4).freeze(), load_scheduler(spec)
     wanted = answers(model, scheduler, cache, **options)
-    found = [answers(model, scheduler, cache, backend=backend, **options) for _ in range(2 + (backend == "graph"))]
+    start = time.perf_counter()
+    found = [answers(model, scheduler, cache, backend=backend, **options)]
+    assert max(found[0].seconds) + found[0].preparation <= time.perf_counter() - start
+    found += [answers(model, scheduler, cache, backend=backend, **options) for _ in range(1 + (backend == "graph"))]
     assert all(told(one) == told(wanted) for one in found)
     assert found[0].preparation > 0 and found[-1].preparation == 0 == wanted.preparation
     assert not capturing.obstacles and all(made.graphs == 1 for made in capturing.made.values())
