@@ -1,5 +1,7 @@
 """Tasks: seeded, split by hash, checked exactly; importable without torch."""
 
+import hashlib
+import json
 import subprocess
 import sys
 from random import Random
@@ -68,6 +70,12 @@ def test_prompts_are_seeded_and_different(task: Task) -> None:
     assert once[:10] == task.prompts("test", 10, seed=3)
 
 
+def test_a_seed_gives_the_same_prompts_in_every_version() -> None:
+    """Else the results of two versions could not be compared, and published numbers would be about other prompts."""
+    found = [type(task)(level).prompts("test", 30, seed=0) for task in tasks.ALL for level in (1, 2, 3)]
+    assert hashlib.sha256(json.dumps(found).encode()).hexdigest()[:16] == "bcb64a9732d6c7d7"
+
+
 def test_a_story_accepts_every_wording() -> None:
     prompt = "story:Ann has 12 pens. Ben gives Ann 5 pens. Ann gives Ben 3 pens. How many pens has Ann?\n"
     first, gain, loss, final = tasks.story.lines(prompt)
@@ -85,6 +93,10 @@ def test_a_story_accepts_every_wording() -> None:
         ("expr:3+(9-4)*2\n", "=3+5*2\n=3+10\n=13\n#### 13"),
         ("sort:34,7,92\n", "7|34,92\n34|92\n92|\n#### 7,34,92"),
         ("trace:c=3;a=c+9;h=a;e=a-c+1\n", "c=3\na=3+9=12\nh=12\ne=12-3+1=9+1=10\n#### 10"),
+        (
+            "story:Ann has 12 pens. Ben gives Ann 5 pens. Ann gives Ben 3 pens. How many pens has Ann?\n",
+            "12 pens.\nWith the 5 new pens it is 12+5=17 in all.\nWithout those 3 pens it is only 17-3=14.\n#### 14",
+        ),
         ("record:age=31;time=12:40;job=cook;tags=red+blue|job,time\n", "{\njob=cook\ntime=12:40\n}\n#### cook,12:40"),
     ],
 )
@@ -101,6 +113,6 @@ def test_bad_input_is_named() -> None:
     with pytest.raises(ValueError, match="level must be 1, 2 or 3, got 4"):
         tasks.Sort(4)
     for task in tasks.ALL:
-        for foreign in ("", "hello\n", f"{task.name}:\n", f"{task.name}:a=b|c\n", f"{task.name}:1. 2. \n"):
+        for foreign in ("", "hello\n", *(f"{task.name}:{what}\n" for what in ("", "a=b|c", "1. 2. ", "1-5+9"))):
             with pytest.raises(ValueError, match=f"not a prompt of the task {task.name}"):
                 task.check(foreign, "#### 1")

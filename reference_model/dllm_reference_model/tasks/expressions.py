@@ -36,9 +36,9 @@ class Expr(Task):
 
     def lines(self, prompt: str) -> list[tuple[str, ...]]:
         expression = self._body(prompt)
-        if not _GRAMMAR.fullmatch(expression):
+        steps = _reductions(expression)
+        if not _GRAMMAR.fullmatch(expression) or any(value < 0 for _, value in steps):
             raise self._foreign(prompt)
-        steps = list(_reductions(expression))
         return [*((f"={text}",) for text, _ in steps), (f"{FINAL}{steps[-1][1]}",)]
 
     def _expression(self, rng: Random) -> str:
@@ -60,6 +60,4 @@ def _reductions(expression: str) -> list[tuple[str, int]]:
         value = apply(int(found[1]), found[2], int(found[3]))
         expression = f"{expression[: found.start()]}{value}{expression[found.end() :]}"
         steps.append((expression, value))
-        if value < 0:
-            break  # such a draw is thrown away; a minus sign would not parse
     return steps
