@@ -62,7 +62,6 @@ def decode(
 
 def text_of(ids: Sequence[int], tokenizer: Tokenizer) -> str:
     """The text before the first EOS."""
-    ids = list(ids)
     return tokenizer.decode(ids[: ids.index(tokenizer.eos_id)] if tokenizer.eos_id in ids else ids)
 
 

@@ -96,8 +96,8 @@ class Product:
 
 @torch.inference_mode(False)  # so that parameters which become views of it can be trained again
 @torch.no_grad()
-def _joined(parts: Sequence[Tensor]) -> Tensor:
-    return torch.cat(list(parts)).detach() if len(parts) > 1 else parts[0].detach()
+def _joined(parts: list[Tensor]) -> Tensor:
+    return torch.cat(parts) if len(parts) > 1 else parts[0].detach()
 
 
 def _packable(weight: Tensor) -> bool:
