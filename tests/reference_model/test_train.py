@@ -32,15 +32,17 @@ TOKENIZER = Tokenizer.load(WEIGHTS / "tokenizer.json")
 MIX = Mix({"expr": 1.0, "story": 1.0})
 
 
-def test_batches_follow_from_the_counter() -> None:
-    stream = batches(3, MIX, TOKENIZER, (0, 0))
+@pytest.mark.parametrize("block_causal", [False, True])
+def test_batches_follow_from_the_counter(block_causal: bool) -> None:
+    stream = batches(3, MIX, TOKENIZER, (0, 0), block_causal=block_causal)
     seen = [next(stream) for _ in range(30)]
     chunk = next(index for index, (counter, _) in enumerate(seen) if counter[0] == 1)
     for start in (4, chunk):  # in the middle and at the end of a chunk
-        counter, parts = next(batches(3, MIX, TOKENIZER, seen[start][0]))
+        counter, parts = next(batches(3, MIX, TOKENIZER, seen[start][0], block_causal=block_causal))
         assert counter == seen[start + 1][0]
-        assert all(torch.equal(a.tokens, b.tokens) for a, b in zip(parts, seen[start + 1][1], strict=True))
-    other = next(batches(4, MIX, TOKENIZER, (0, 0)))[1]
+        for a, b in zip(parts, seen[start + 1][1], strict=True):
+            assert torch.equal(a.tokens, b.tokens) and (not block_causal or torch.equal(a.visible, b.visible))
+    other = next(batches(4, MIX, TOKENIZER, (0, 0), block_causal=block_causal))[1]
     assert not torch.equal(other[0].target, seen[0][1][0].target)
 
 
@@ -52,6 +54,15 @@ def test_every_step_has_about_as_many_tokens_and_lengths_of_all_kinds() -> None:
     assert tokens.min() > 0.7 and tokens.max() < 1.5 and 0.9 < tokens.mean() < 1.15
     spread = [max(part.tokens.shape[1] for part in parts) / min(p.tokens.shape[1] for p in parts) for parts in steps]
     assert sorted(spread)[50] > 1.5  # a step sees short and long samples, so several tasks
+
+
+def test_samples_have_the_room_of_their_mix() -> None:
+    rng = random.Random(0)
+    for share, rooms in ((0.0, range(8)), (1.0, (tasks.expr.gen_length, 128))):
+        mix = dataclasses.replace(MIX, full_length=share)
+        samples = [sample(tasks.expr, rng, mix, TOKENIZER) for _ in range(200)]
+        used = [len(one.prompt) + (0 if share else len(one.answer)) for one in samples]
+        assert {one.length - n for one, n in zip(samples, used, strict=True)} == set(rooms)
 
 
 def test_masks_cover_the_answer_and_nothing_else() -> None:
@@ -218,8 +229,12 @@ def test_two_peers_see_the_whole_gradient_between_them() -> None:
 
     first, second, alone = Half(0), Half(1), Whole()
     for peers in (first, second, alone):
-        Trainer(DRY, peers).update(parts)
+        loss = Trainer(DRY, peers).update(parts)
     torch.testing.assert_close(first.sent[0] + second.sent[0], alone.sent[0], rtol=1e-4, atol=1e-6)
+    fresh = Trainer(DRY, Peers())
+    torch.testing.assert_close(loss, sum(objective(fresh.model, part) for part in parts).detach() / 2)
+    trained = [*(weight for group in fresh.muon.groups for weight in group), *fresh.adam.param_groups[0]["params"]]
+    assert sorted(map(id, trained)) == sorted(map(id, fresh.model.parameters()))  # each weight by one optimiser
 
 
 def test_blocks_of_a_causal_sample_see_what_a_decoder_with_a_cache_sees() -> None:
@@ -310,6 +325,29 @@ class Oracle(Transformer):
         logits = torch.zeros(*hidden.shape, self.vocab_size)
         sure = 20.0 - 0.01 * hidden.float()
         return logits.scatter(-1, self.answer[hidden.clamp(max=len(self.answer) - 1)][..., None], sure[..., None])
+
+
+@pytest.mark.parametrize(
+    ("options", "asked"),
+    [
+        ("", ("test", 500, 0, 32, 0.9)),
+        ("-n 4 --split validation --seed 3 --block 8 --threshold 0.5", ("validation", 4, 3, 8, 0.5)),
+    ],
+)
+def test_the_table_of_a_checkpoint_is_what_was_measured(
+    options: str, asked: tuple[object, ...], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    seen = []
+
+    def measured(_: Transformer, task: tasks.Task, split: str, n: int, **how: float) -> evaluate.Accuracy:
+        seen.append((task, (split, n, how["seed"], how["block"], how["threshold"])))
+        return evaluate.Accuracy(0.5, len(seen) / 10, 10.0 * len(seen))
+
+    monkeypatch.setattr(evaluate, "accuracy", measured)
+    monkeypatch.setattr(sys, "argv", ["program", *options.split()])
+    evaluate.main()
+    assert seen == [(task, asked) for task in tasks.ALL]
+    assert capsys.readouterr().out.endswith("| trace | 0.500 | 0.500 | 50.0 |\n| all | 0.500 | 0.300 | 30.0 |\n")
 
 
 @pytest.mark.parametrize(("threshold", "passes"), [(0.9, 2), (1.01, 12)])
