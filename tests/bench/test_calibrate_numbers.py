@@ -14,7 +14,7 @@ from dllm_bench import Target
 from dllm_bench.calibration.choice import guaranteed, p_value
 from dllm_bench.calibration.delimiters import delimiters, proposed
 from dllm_bench.calibration.grid import default_axes, settings, token_field
-from dllm_bench.calibration.reliability import apply, isotonic, reliability
+from dllm_bench.calibration.reliability import apply, bins, isotonic, reliability
 from dllm_bench.calibration.scheduler_file import scheduler_file
 from dllm_bench.metrics import front
 from dllm_bench.toml import as_toml
@@ -117,6 +117,7 @@ def test_recalibration_makes_confidence_true() -> None:
     found = reliability((sure[::2], right[::2]), (sure[1::2], right[1::2]))
     assert found.error_before > 0.2
     assert found.error_after < 0.02
+    assert [one.count for one in bins(np.array([0.0, 0.1, 0.95, 1.0]), np.ones(4))] == [1, 1, *[0] * 7, 2]
     assert sum(one.count for one in found.before) == sum(one.count for one in found.after) == 20_000
 
 

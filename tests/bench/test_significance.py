@@ -24,7 +24,7 @@ def test_wilson_is_the_published_interval(successes: int, n: int, low: float, hi
 
 
 def test_wilson_stays_inside_and_is_symmetric() -> None:
-    assert wilson(0, 7)[0] == 0.0 and wilson(7, 7)[1] == 1.0
+    assert all(wilson(0, n)[0] == 0.0 and wilson(n, n)[1] == 1.0 for n in range(1, 101))
     low, high = wilson(3, 10)
     assert wilson(7, 10) == pytest.approx((1 - high, 1 - low))
 
