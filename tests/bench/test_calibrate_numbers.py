@@ -108,6 +108,7 @@ def test_isotonic_is_the_nearest_rising_function(points: list[tuple[int, int]]) 
     for i, value in enumerate(values):  # the min-max formula of isotonic regression
         best = max(min(mean(j, k) for k in range(i, n)) for j in range(i + 1))
         assert apply(steps, levels, np.array([value]))[0] == pytest.approx(best)
+    assert apply(steps, levels, values[:1] - 1) == levels[:1]
 
 
 def test_recalibration_makes_confidence_true() -> None:
@@ -121,14 +122,16 @@ def test_recalibration_makes_confidence_true() -> None:
     assert sum(one.count for one in found.before) == sum(one.count for one in found.after) == 20_000
 
 
-def test_delimiters_are_signs_behind_which_confidence_falls() -> None:
+@pytest.mark.parametrize(("spread", "sure"), [(0.4, True), (0.5, False)])  # the drop is 3.3, 2.7 standard errors
+def test_delimiters_are_signs_behind_which_confidence_falls(spread: float, sure: bool) -> None:
     drops = np.zeros((3, 15))
     newline, letter = Letters().encode("\n")[0], Letters().encode("a")[0]
     for token, fall in ((newline, 0.4), (letter, 0.4), (letter + 1, 0.0)):
-        drops[:, token] = 100, 100 * fall, 100 * fall**2
+        drops[:, token] = 100, 100 * fall, 100 * (fall**2 + spread**2)
     found = delimiters(Letters(), drops)
-    assert [(one.text, one.proposed) for one in found] == [("\n", True)]  # a letter is none, however much it falls
-    assert proposed(found) == (newline,)
+    assert [(one.text, one.proposed) for one in found] == [("\n", sure)]  # a letter is none, however much it falls
+    assert (found[0].count, found[0].drop) == (100, pytest.approx(0.4))
+    assert proposed(found) == (newline,) * sure
 
 
 def test_the_grid_goes_around_the_thresholds() -> None:

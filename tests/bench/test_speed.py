@@ -25,10 +25,12 @@ from dllm_bench import Speed, speed
 from dllm_bench.cli import cli
 from dllm_bench.timing import clocks
 from dllm_bench.timing.ceilings import Ceilings
-from dllm_bench.timing.clocks import spread
+from dllm_bench.timing.clocks import Took, spread
 from dllm_bench.timing.counting import Work, count, weigh
+from dllm_bench.timing.races import Finish, _result
 from dllm_bench.timing.research import CACHES, Rule, decode_research, quota_rule, threshold_rule
-from dllm_bench.timing.work import random_prompts
+from dllm_bench.timing.steps import Rounds, rates
+from dllm_bench.timing.work import of_kind, random_prompts
 from dllm_reference_model import products
 from dllm_reference_model.checkpoint import CheckpointError
 from dllm_reference_model.model import Config, Transformer
@@ -176,6 +178,11 @@ def test_steps_are_told_apart_by_what_they_compute(found: Speed) -> None:
         assert 0 < one.ceiling_share < 1
 
 
+def test_a_step_counts_with_its_kind_and_the_first_with_none() -> None:
+    laps = [(True, 1), (True, 2), (False, 3), (False, 4)]
+    assert (of_kind(laps, True), of_kind(laps, False)) == ([2], [3, 4])
+
+
 def test_setting_up_is_no_part_of_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
     def slowly(*given: Any, **named: Any) -> Canvas:
         time.sleep(0.3)
@@ -195,6 +202,26 @@ def test_races_are_fair_and_rates_add_up(found: Speed) -> None:
     for one in found.rates:
         assert (one.work, one.nfe, one.tpf, one.batch_size) == ("forced", 6, 4, 2)
     assert found.environment["threads"] == 1
+
+
+def test_a_race_is_decided_round_by_round() -> None:
+    track: Any = SimpleNamespace(jobs=[SimpleNamespace(cache="dual")], rule_name="sure")
+    ours = [Finish(Took(1.0, 0.5), [1], 4), Finish(Took(2.0, 1.0), [1], 4)]
+    research = [Finish(Took(4.0, 1.0), [1], 5), Finish(Took(4.0, 1.0), [1], 4)]
+    found = _result(track, "eager", ours, research, 7.0)
+    assert (found.equal, found.nfe, found.research_nfe, found.preparation_s) == (0.5, 4, 4.5, 7.0)
+    medians = found.step_ms, found.step_cpu_ms, found.research_step_ms, found.research_step_cpu_ms
+    assert [one.median for one in medians] == [375, 187.5, 900, 225]
+    assert (found.speedup.median, found.cpu_speedup.median) == (3, 1.5)
+
+
+@pytest.mark.parametrize(("stop_at_eos", "tpf", "rate"), [(False, 4, 18), (True, 2, 9)])
+def test_a_rate_is_of_tokens_and_time_of_a_round(stop_at_eos: bool, tpf: float, rate: float) -> None:
+    job: Any = SimpleNamespace(stop_at_eos=stop_at_eos, gen_length=[24, 24], cache="none", prompts=[[1], [1]])
+    generation: Any = SimpleNamespace(nfe=[6, 6], generated=[20, 4])
+    one, other = ([SimpleNamespace(found=generation, took=Took(wall, 1.0))] for wall in (2.0, 4.0))
+    (found,) = rates("forced", job, {"eager": Rounds([one, other], 0.5)})  # type: ignore[list-item]
+    assert (found.nfe, found.tpf, found.tokens_per_second.median, found.preparation_s) == (6, tpf, rate, 0.5)
 
 
 def test_the_file_that_is_written_is_read(found: Speed) -> None:
