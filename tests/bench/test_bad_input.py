@@ -107,6 +107,12 @@ def test_a_task_whose_check_says_yes_or_no() -> None:
     assert result.stderr.splitlines()[-1].endswith("check must return an object with answer and strict, got True")
 
 
+def test_a_task_whose_prompts_are_a_text_or_numbers() -> None:
+    for name, kind in (("text", "str"), ("number", "list")):
+        line = sentence(run(*GOOD, "--task", f"{TOYS}:{name}_task"))
+        assert f"prompts must return a list of texts, got {kind}" in line
+
+
 @pytest.mark.parametrize(
     ("content", "says"),
     [

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,9 @@ import pytest
 from click.testing import CliRunner, Result
 
 from dllm_bench import Calibration, Target, calibrate, compare
+from dllm_bench.calibration.found import Score, Setting
 from dllm_bench.calibration.observing import observe
+from dllm_bench.calibration.reliability import Reliability
 from dllm_bench.cli import cli
 from dllm_bench.inputs import batches_of
 from dllm_bench.questions import collect
@@ -148,6 +150,34 @@ def test_every_format_names_the_choice(found: Calibration, format: Any) -> None:
         assert len(json.loads(text)["settings"]) == len(found.settings)
     if format == "jsonl":
         assert [json.loads(line)["name"] for line in text.splitlines()] == [one.name for one in found.settings]
+
+
+def test_the_table_says_what_was_found(found: Calibration) -> None:
+    def setting(threshold: float, role: str, front: bool, one: Any, other: Any) -> Setting:
+        scores = [Score(4, *half) for half in (one, other)]
+        return Setting(f"threshold={threshold}", {"threshold": threshold}, role, front, scores[0], scores[1])
+
+    made = replace(
+        found,
+        settings=[
+            setting(2.0, "reference", False, (1.0, 0.0, 12.0), (0.75, 0.0, 11.0)),
+            setting(1.5, "", True, (1.0, 0.0, 6.0), (0.875, -0.125, 5.5)),
+            setting(0.9, "given", False, (0.75, 0.25, 4.0), (0.5, 0.25, 3.5)),
+            setting(0.8, "", False, (0.5, 0.5, 3.0), (0.5, 0.5, 3.0)),
+            setting(0.5, "chosen", True, (0.875, 0.125, 2.0), (0.625, 0.125, 2.25)),
+        ],
+        reliability=Reliability([], [], 0.123, 0.045, [(0.2, 0.25), (0.8, 0.5), (0.9, 0.75)]),
+    )
+    text = made.to("md")
+    assert [line for line in text.splitlines() if line.startswith("|")][2:] == [
+        "| reference |  | 100.0 | 0.0 | 12.00 | 75.0 | 0.0 | 11.00 |",
+        "| front | 1.5 | 100.0 | 0.0 | 6.00 | 87.5 | -12.5 | 5.50 |",
+        "| given | 0.9 | 75.0 | 25.0 | 4.00 | 50.0 | 25.0 | 3.50 |",
+        "| chosen, front | 0.5 | 87.5 | 12.5 | 2.00 | 62.5 | 12.5 | 2.25 |",
+    ]
+    assert "does not lie on the front: threshold=0.5 is at least as good with 2.00 passes instead of 4.00." in text
+    assert "confidence: 0.5: 25.0 %, 0.7: 25.0 %, 0.9: 75.0 %, " in text
+    assert "expected calibration error 12.3 points, after isotonic recalibration 4.5." in text
 
 
 def test_any_other_format_is_refused(found: Calibration) -> None:

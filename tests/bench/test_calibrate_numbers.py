@@ -137,6 +137,7 @@ def test_delimiters_are_signs_behind_which_confidence_falls(spread: float, sure:
 def test_the_grid_goes_around_the_thresholds() -> None:
     assert default_axes(load_scheduler("threshold")) == {"threshold": [0.5, 0.6, 0.7, 0.8, 0.9, 0.95]}
     assert set(default_axes(load_scheduler("adablock"))) == {"threshold", "delimiter_threshold"}
+    assert set(default_axes(load_scheduler("klass"))) == {"threshold"}  # its divergence is a small number, too
     assert default_axes(load_scheduler("eb-sampler")) == {"budget": [0.025, 0.05, 0.1, 0.2]}
     with pytest.raises(ConfigError, match=r"fixed|Fixed.*--grid"):
         default_axes(load_scheduler("fixed-block"))

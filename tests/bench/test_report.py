@@ -76,7 +76,8 @@ def test_what_is_not_known_of_the_environment_is_left_out() -> None:
 
 def test_what_no_pass_decided_is_left_blank() -> None:
     page = Elements(comparison(("only",), ("only",)).to_html())
-    shades = [one["class"] for name, one in page.found if name == "path" and re.match(r"h\d", one.get("class") or "")]
+    drawn = [one for name, one in page.found if name == "path" and re.match(r"h\d", one.get("class") or "")]
+    shades = [one["class"] for one in drawn if one["d"]]
     assert len(shades) == 9 and "h0" not in shades  # fifteen passes in nine shades, and a position behind EOS
 
 
@@ -101,7 +102,9 @@ def test_the_front_is_what_nothing_beats() -> None:
     points = [(8.0, 90.0), (8.0, 80.0), (4.0, 80.0), (4.0, 80.0), (40.0, 91.0), (50.0, 91.0)]
     passes, quality = zip(*points, strict=True)
     assert sorted(front([-y for y in quality], passes)) == [0, 2, 3, 4]
-    text = Elements(comparison().to_html()).text
+    page = comparison().to_html()
+    assert "The front: three 75.0 % with 14.0 passes." in page
+    text = Elements(page).text
     assert "no other is as good in both quality and passes, and better in one" in text  # as many passes, too
     assert "on the front: no other is as good in both, and better in one." in text
 

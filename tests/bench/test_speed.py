@@ -173,7 +173,8 @@ def test_steps_are_told_apart_by_what_they_compute(found: Speed) -> None:
     assert fed == {"block": 8, "refresh": 32, "prefix": 16, "full": 32}  # prefix: 24, 16 and 8
     for one in found.steps:
         assert one.ms.low <= one.ms.median <= one.ms.high
-        assert one.forward_ms is not None and one.decision_ms is not None
+        assert one.forward_ms is not None and 0 < one.forward_ms.median < one.ms.median
+        assert one.decision_ms is not None
         assert one.host_reads is not None and 1 <= one.host_reads < 3
         assert 0 < one.ceiling_share < 1
 
