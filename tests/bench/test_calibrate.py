@@ -52,6 +52,9 @@ def test_it_takes_the_cheapest_setting_within_the_bound(found: Calibration) -> N
         by_role["reference"].calibration.nfe
         > by_role["given, chosen" if "given, chosen" in by_role else "chosen"].calibration.nfe
     )
+    reference = by_role["reference"]
+    assert found.quality == "accuracy" and reference.validation is not None
+    assert reference.calibration.accuracy + reference.validation.accuracy == 5 / 4  # of 8 prompts 6, 7 and 8 are wrong
     slow = next(one for one in found.settings if one.name == "threshold=1.5")
     assert not slow.front
     assert slow.validation is None  # nobody needs it there
@@ -178,6 +181,7 @@ def test_the_table_says_what_was_found(found: Calibration) -> None:
     assert "does not lie on the front: threshold=0.5 is at least as good with 2.00 passes instead of 4.00." in text
     assert "confidence: 0.5: 25.0 %, 0.7: 25.0 %, 0.9: 75.0 %, " in text
     assert "expected calibration error 12.3 points, after isotonic recalibration 4.5." in text
+    assert "before: error 12.3 points; after: error 4.5 points" in made.to_html()
 
 
 def test_any_other_format_is_refused(found: Calibration) -> None:

@@ -24,7 +24,7 @@ from click.testing import CliRunner, Result
 from dllm_bench import Speed, speed
 from dllm_bench.cli import cli
 from dllm_bench.timing import clocks
-from dllm_bench.timing.ceilings import Ceilings
+from dllm_bench.timing.ceilings import Ceilings, measure_ceilings
 from dllm_bench.timing.clocks import Took, spread
 from dllm_bench.timing.counting import Work, count, weigh
 from dllm_bench.timing.races import Finish, _result
@@ -137,6 +137,11 @@ def test_the_slower_of_two_ceilings_counts() -> None:
     ceilings = Ceilings(bytes_per_second=10, flops_per_second=100, copied_bytes=1, product_size=1)
     assert ceilings.floor(Work(flops=100, bytes=20)) == (2, "memory")
     assert ceilings.floor(Work(flops=300, bytes=20)) == (3, "matrix")
+
+
+def test_ceilings_are_bytes_and_operations_of_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dllm_bench.timing.ceilings.quickest", lambda *_: 2.0)
+    assert measure_ceilings(CPU, torch.float32) == Ceilings(2.0**26, 2.0**30, copied_bytes=2**26, product_size=1024)
 
 
 @pytest.mark.parametrize(
@@ -335,6 +340,18 @@ def test_what_is_timed_is_kept_where_the_profiler_fails(monkeypatch: pytest.Monk
     found = Speed.from_dict(json.loads(result.stdout))
     assert [one.kernels for one in found.steps] == [None] and found.rates
     assert "counts of steps, batch 1: failed, ZeroDivisionError" in found.notes[-1]
+
+
+def test_a_share_ends_with_its_time_or_with_the_budget(monkeypatch: pytest.MonkeyPatch) -> None:
+    at = SimpleNamespace(now=1000.0, compiled=50.0)
+    monkeypatch.setattr(clocks, "time", SimpleNamespace(monotonic=lambda: at.now))
+    deadline = clocks.Deadline(300.0, 3)
+    said = []
+    for moments in (((1099, 50), (1100, 50)), ((1249, 100), (1250, 100)), ((1299, 900), (1300, 900))):
+        used_up = deadline.share(lambda: at.compiled)
+        for at.now, at.compiled in moments:
+            said.append(used_up())
+    assert said == [False, True] * 3  # of 100 s, of 100 s and 50 of compiling, of the budget
 
 
 def test_compiling_takes_nothing_from_a_share(monkeypatch: pytest.MonkeyPatch) -> None:
