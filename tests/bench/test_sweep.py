@@ -189,13 +189,14 @@ def test_a_file_that_tries_a_package_it_is_not_in_is_measured() -> None:
     assert len(sweep(["mine.py:Mine"], output="out", **SETTINGS).rows) == 1
 
 
-def test_a_changed_helper_is_another_configuration(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("take", ["from .sizes import SIZE", "import kit.sizes\nSIZE = kit.sizes.SIZE"])
+def test_a_changed_helper_is_another_configuration(take: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also one that a helper imports, and of which it takes a number only."""
     monkeypatch.syspath_prepend(str(Path.cwd()))
     Path("mine.py").write_text("import kit.base\nMine = kit.base.Mine\n")
     Path("kit").mkdir()
     Path("kit/base.py").write_text(
-        "from dataclasses import dataclass\nfrom tests.bench.toys import Pairs\nfrom .sizes import SIZE\n"
+        f"from dataclasses import dataclass\nfrom tests.bench.toys import Pairs\n{take}\n"
         "@dataclass(frozen=True)\nclass Mine(Pairs):\n    size: int = min(SIZE, 1)\n"
     )
     for done, size in enumerate((1, 2, 2)):
