@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -100,6 +101,16 @@ def test_a_torn_last_line_is_cut_off_and_measured_once_more() -> None:
     assert read_sweep("out").waiting == ["threshold:block=8"]
     again = sweep(["threshold"], grid={"block": [4, 8]}, output="out", **SETTINGS)
     assert len(lines("done")) == 2 and [row.nfe for row in again.rows] == [row.nfe for row in whole.rows]
+
+
+def test_what_ran_at_the_same_time_or_on_several_machines_is_said() -> None:
+    alone = sweep(["threshold", "adablock"], output="out", **SETTINGS)
+    assert not alone.notes
+    text = Path("out/sweep.jsonl").read_text().replace('"together": 1', '"together": 2')
+    Path("out/sweep.jsonl").write_text(re.sub('"host": "[^"]*"', '"host": "b"', text, count=1))
+    several = read_sweep("out").notes
+    assert several[0].startswith("Up to 2 configurations ran at the same time: tokens per second and latencies say")
+    assert several[1].startswith("Measured on 2 machines: ") and len(several) == 2
 
 
 def test_a_sweep_torn_in_its_first_line_begins_anew() -> None:
