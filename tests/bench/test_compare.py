@@ -14,11 +14,12 @@ import pytest
 import torch
 
 import dllm_bench
-from dllm_bench import Comparison, Entrant, Evaluation, Outcome, Speed, compare, diff, render, trace
+from dllm_bench import Comparison, Entrant, Evaluation, Outcome, Speed, compare, diff, trace
 from dllm_bench.environment import digest, fingerprint
 from dllm_bench.measure import Progress, cut
 from dllm_bench.metrics import agreement, difference, summarise
 from dllm_bench.questions import Verdict
+from dllm_bench.sheet import Sheet, Table, as_table
 from dllm_bench.timing.ceilings import Ceilings
 from dllm_reference_model.model import Config, Transformer
 from dllm_reference_model.public import PublicTransformer
@@ -177,7 +178,8 @@ def test_any_other_format_is_refused(found: Comparison, format: Any) -> None:
 
 def test_a_long_name_goes_over_lines_that_begin_alike() -> None:
     name = "confidence-adaptive:threshold=0.9,commit_threshold=0.95, none"
-    lines = render.grid("scheduler", [name], ["NFE"], [["9" * 70]], heading=str, rule="-")[2:]
+    sheet = Sheet("", [Table("scheduler", ["NFE"], [(name, ["9" * 70])])], [], [])
+    lines = as_table(sheet).split("---\n")[1].splitlines()
     assert len(lines) > 2 and all(re.match(r"  \S", line) for line in lines[1:])
 
 
