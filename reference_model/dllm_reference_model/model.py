@@ -1,9 +1,9 @@
-"""The transformer: an embedding, layers, a norm and a head; one file for tiny, LLaDA and Dream.
+"""The transformer: an embedding, layers, a norm and a head; the same for tiny, LLaDA and Dream.
 
 It predicts every position at once, from tokens and explicit positions, with or without a key/value store. It knows no
 decoding, no cache policy and no checkpoint: which lanes are fed and which keys are visible is the caller's business.
 
-Shapes: B rows, Q fed lanes, S key slots, D width, V vocabulary.
+Shapes: B rows, Q fed lanes, W lanes that are asked for, S key slots, D width, V vocabulary.
 """
 
 from collections.abc import Callable, Hashable, Iterator, Sequence
