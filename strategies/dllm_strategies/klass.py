@@ -23,8 +23,8 @@ class KLASS(Scheduler[History]):
     Where there is none, the best of the step's quota do, an equal share of the block over `steps`. Comparisons are
     strict, as in the code for LLaDA. The paper keeps the whole last distribution, 4 V bytes per position; here it is
     its `kept` likeliest tokens and the rest as one, 12 `kept` bytes. That divergence is never above the full one, and
-    equal to it where `kept` >= V. A block's first step has nothing to compare with; in the code, whose every pass is
-    of the whole canvas, it has the block before, so that later blocks' positions can be settled a step sooner.
+    equal to it where `kept` >= V. A block's first step has nothing to compare with. The public code, whose every
+    pass is of the whole canvas, compares it with the last step of the block before, and so can commit sooner.
     """
 
     block: int = 32
