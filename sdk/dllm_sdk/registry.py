@@ -184,7 +184,7 @@ def load_cache(spec: str) -> Cache:
 
 
 def load_task(name: str) -> Any:
-    """A task from NAME, MODULE:OBJECT or FILE.py:OBJECT. Raises RegistryError."""
+    """A task from NAME, MODULE:OBJECT or FILE.py:OBJECT. Raises RegistryError, ConfigError for what is no task."""
     return load("task", name)
 
 
