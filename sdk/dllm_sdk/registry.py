@@ -132,7 +132,9 @@ def load_scheduler(spec: str) -> Scheduler[Any]:
     except RegistryError as error:
         if not spec.startswith("@"):
             raise
-        raise RegistryError(f"{spec}: {error}; paths in a scheduler file start where you are") from error
+        missing = isinstance(error.__cause__, FileNotFoundError)
+        hint = "; paths in a scheduler file start where you are" if missing else ""
+        raise RegistryError(f"{spec}: {error}{hint}") from error
     scheduler: Scheduler[Any] = _make(cls, field_values(cls, fields))
     return scheduler
 

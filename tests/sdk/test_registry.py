@@ -133,6 +133,12 @@ def test_a_bad_spec_is_one_clear_sentence(folder: Path, spec: str, kind: type[Ex
     assert words in str(caught.value) and "\n" not in str(caught.value)
 
 
+def test_a_scheduler_file_speaks_of_paths_only_where_no_file_was_found(folder: Path) -> None:
+    (folder / "other.toml").write_text('scheduler = "./mine.py:NotAScheduler"\n')
+    with pytest.raises(RegistryError, match=r"^@other\.toml: .* is not a subclass of dllm_sdk\.Scheduler$"):
+        load_scheduler("@other.toml")
+
+
 @pytest.mark.parametrize("load", [load_cache, load_model, load_task])
 def test_what_is_no_text_is_one_clear_sentence(load: Callable[[Any], Any]) -> None:
     with pytest.raises(ConfigError, match=r"is loaded by a text that names it, got DualCache\(suffix=True"):
