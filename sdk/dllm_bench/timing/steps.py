@@ -18,7 +18,7 @@ from dllm_sdk.execution import Backend
 
 _KINDS = {"none": {"full": False}, "prefix": {"prefix": False}, "dual": {"block": False, "refresh": True}}
 _FEW = 3  # generations for what is not the main figure
-_ROW = 8  # steps in a row that are with_counts at most: a profiler is slow
+_ROW = 8  # steps in a row that are counted at most: a profiler is slow
 _LONGEST = 8  # kernels that are named
 
 
@@ -126,7 +126,7 @@ def decision_costs(
 
 
 def with_counts(costs: Sequence[StepCost], jobs: Mapping[str, Job]) -> list[StepCost]:
-    """The costs, those of these jobs with what is with_counts of a step. `jobs`: by their caches.
+    """The costs, those of these jobs with what is counted of a step. `jobs`: by their caches.
 
     After whatever is timed and compared: once the profiler has looked at a device, all it starts may take longer.
     """
