@@ -445,6 +445,8 @@ def test_that_is_said_beside_rows_without_notes_too() -> None:
     result = run(*COMMAND, "--scheduler", "@mine.toml", "--output", "out", "--format", "csv")
     assert result.exit_code == 0 and "@mine.toml was calibrated for the model other" in result.stderr
     assert "calibrated" not in result.stdout
+    shown = run("sweep", "out", "--format", "csv")
+    assert shown.stdout == result.stdout and "@mine.toml was calibrated for the model other" in shown.stderr
 
 
 def test_a_sweep_is_a_comparison() -> None:
