@@ -167,7 +167,7 @@ class Difference:
         head, prompts = f"{self.scheduler} against {self.baseline}:", counted(self.n_scored, "prompt")
         disagree = self.only_scheduler + self.only_baseline
         if not disagree:
-            return f"{head} right and wrong alike on {prompts}."
+            return f"{head} on {prompts} neither is right where the other is wrong."
         if self.prompts_needed is None:
             each = f"each is right on {disagree // 2} that the other is not"
             return f"{head} equally accurate on {prompts}; {each}."

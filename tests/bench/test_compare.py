@@ -122,7 +122,11 @@ def test_differences_in_cost_need_no_answers() -> None:
 
 @pytest.mark.parametrize(
     ("wins", "losses", "says"),
-    [(0, 0, "right and wrong alike on 40"), (3, 3, "equally accurate"), (1, 15, "more than chance explains")],
+    [
+        (0, 0, "on 40 prompts neither is right where the other is wrong"),
+        (3, 3, "equally accurate"),
+        (1, 15, "more than chance explains"),
+    ],
 )
 def test_a_difference_in_words(wins: int, losses: int, says: str) -> None:
     first = [outcome(i, "a", i >= wins) for i in range(40)]
