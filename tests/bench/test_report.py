@@ -157,7 +157,7 @@ def test_compare_writes_a_report_of_what_it_recorded(tmp_path: Path) -> None:
     assert not found.recordings[1].snapshots
 
 
-def test_a_block_causal_model_has_no_moments() -> None:
+def test_a_block_causal_model_has_no_snapshots() -> None:
     """Asked about everything at once it would say other numbers than those that its blocks were decided by."""
     questions = collect(["sort"], limit=1, seed=0, gen_length=16)
     contender = Contender("threshold", load_scheduler("threshold"), "none", NoCache(), "threshold")
@@ -165,14 +165,14 @@ def test_a_block_causal_model_has_no_moments() -> None:
     assert one.order and not one.snapshots
 
 
-def test_moments_are_what_the_model_says_when_a_share_is_decided() -> None:
+def test_snapshots_are_what_the_model_says_when_a_share_is_decided() -> None:
     asked = collect([task], limit=9, seed=0, gen_length=None)
     asked = [type(asked[0])(**{**vars(asked[0]), "prompts": ["9"]})]
     contender = Contender("pairs", Pairs(), "none", NoCache(), "pairs")
     (one,) = record(Run(counting(), [contender], (), Sampler(), 0, "eager"), asked)
     assert one.order == [1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 0, 0]
-    assert [moment.decided for moment in one.snapshots] == [0, 0.4, 0.6, 0.8]
-    assert [sum(value is None for value in moment.confidence) for moment in one.snapshots] == [0, 4, 6, 8]
+    assert [snapshot.decided for snapshot in one.snapshots] == [0, 0.4, 0.6, 0.8]
+    assert [sum(value is None for value in snapshot.confidence) for snapshot in one.snapshots] == [0, 4, 6, 8]
 
 
 def test_the_command_says_where_the_report_is(tmp_path: Path) -> None:

@@ -233,10 +233,10 @@ def _shade(step: int, passes: int) -> int:
 
 def _snapshots(one: Recording, length: int) -> list[Strip]:
     strips = []
-    for moment in one.snapshots:
-        values = moment.confidence[:length]
+    for snapshot in one.snapshots:
+        values = snapshot.confidence[:length]
         inside = sum(value is not None and BAND[0] <= value <= BAND[1] for value in values)
-        head = tag("span", f"{100 * moment.decided:.0f} % decided")
+        head = tag("span", f"{100 * snapshot.decided:.0f} % decided")
         words = f"{inside} in the band"
         strips.append(Strip(head, charts.profile(values, band=BAND, label=f"Confidence: {words}"), words))
     return strips
