@@ -232,6 +232,16 @@ def test_the_command_writes_a_file_that_other_commands_take() -> None:
     assert line == "Warning: @fast.toml was calibrated for the task count, not other: its thresholds may not fit"
 
 
+@pytest.mark.parametrize(
+    ("tasks", "says"),
+    [('tasks = {sort = "0"}', "the task sort, not count"), ("", "tasks that it does not name")],
+)
+def test_a_file_for_another_model_and_other_tasks(tasks: str, says: str) -> None:
+    Path("old.toml").write_text(f'scheduler = "threshold"\n[calibration]\nmodel = "other"\n{tasks}\n')
+    line = run("compare", *GOOD[1:5], "--scheduler", "@old.toml", "--limit", "1").stderr.splitlines()[0]
+    assert line.endswith(f"{TOYS}:load, and for {says}: its thresholds may not fit")
+
+
 def test_a_file_is_written_as_a_person_would_write_it() -> None:
     assert run(*GOOD, *GRID, "--max-accuracy-loss", "1", "--output", "fast.toml").exit_code == 0
     text = Path("fast.toml").read_text(encoding="utf-8")

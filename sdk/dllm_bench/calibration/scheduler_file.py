@@ -92,9 +92,9 @@ def _differs(there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
     tasks = there.get("tasks", {})
     tasks = tasks if isinstance(tasks, Mapping) else {}
     if new := [task for task, known in here["tasks"].items() if known not in tasks.values()]:
-        what = f"the task{'s' * (len(tasks) > 1)} {', '.join(tasks)}" if tasks else "tasks of another file"
-        found.append(f"{what}, not {', '.join(new)}")
-    return " and ".join(found)
+        what = f"the task{'s' * (len(tasks) > 1)} {', '.join(tasks)}, not {', '.join(new)}"
+        found.append(what if tasks else "tasks that it does not name")
+    return ", and for ".join(found)
 
 
 def name_of(scheduler: str | Scheduler[Any]) -> str:
