@@ -232,7 +232,8 @@ def _load_file(path: Path) -> Any:
     if known and Path(known.origin or "").resolve() != path.resolve():  # another's, who must still get it by that name
         name += "_" + hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:8]
     spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None and spec.loader is not None  # a file called .py has a loader
+    if spec is None or spec.loader is None:
+        raise ImportError(f"cannot import {path}")
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module  # dataclasses look their module up
     try:
