@@ -155,9 +155,11 @@ def read_state(path: Path, recipe: Recipe) -> tuple[dict[str, str], dict[str, Te
     with checkpoint.opened(path) as file:
         metadata = file.metadata() or {}
         found = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
-    if metadata.get("recipe") != _json(recipe):
+    there, here = json.loads(metadata.get("recipe", "{}")), json.loads(_json(recipe))
+    other = [f"{name} {there.get(name)}, not {here[name]}" for name in here if there.get(name) != here[name]]
+    if other:
         raise checkpoint.CheckpointError(
-            f"{path} belongs to another recipe: {metadata.get('recipe')}, expected {_json(recipe)}"
+            f"{path} belongs to another recipe, of {'; '.join(other)}: give another folder, or that recipe"
         )
     return metadata, found
 

@@ -30,6 +30,7 @@ class Result:
 
     forms: ClassVar[str]  # the module that says what stands on its `sheet`, and has its rows as `records`
     columns: ClassVar[Sequence[str]] = ()  # of CSV, those that stand there without a row, too
+    notes: Sequence[str]  # what a reader should know
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data."""

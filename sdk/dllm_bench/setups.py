@@ -57,6 +57,14 @@ class Setup:
         check_runs(self.backend, loaded)
         return loaded
 
+    def environment(self, model: Model, questions: Sequence[Questions]) -> dict[str, Any]:
+        """What a number depends on besides the scheduler, as a report shows it."""
+        return {
+            **fingerprint(model, self.model),
+            **{name: getattr(self, name) for name in _IN_THE_ENVIRONMENT},
+            "gen_length": {one.name: one.gen_length for one in questions},
+        }
+
 
 class Prepared(NamedTuple):
     """A setup, loaded and checked."""
@@ -70,14 +78,10 @@ class Prepared(NamedTuple):
         """What a reader should know about the prompts."""
         return [note for one in self.questions for note in one.notes]
 
+    @property
     def environment(self) -> dict[str, Any]:
-        """What a number depends on besides the scheduler, as a report shows it."""
-        return {
-            **fingerprint(self.run.model, self.setup.model),
-            **{name: getattr(self.setup, name) for name in _IN_THE_ENVIRONMENT},
-            "gen_length": {one.name: one.gen_length for one in self.questions},
-            "warm_up_steps": WARM_UP_STEPS,
-        }
+        """What a measured number depends on besides the scheduler."""
+        return self.setup.environment(self.run.model, self.questions) | {"warm_up_steps": WARM_UP_STEPS}
 
 
 def prepare(setup: Setup) -> Prepared:

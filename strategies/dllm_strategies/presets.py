@@ -109,6 +109,8 @@ def llada(
         if eos_last:
             raise ConfigError("llada: eos_last orders positions by confidence, which remasking='random' does not")
         scheduler = RandomOrder(block_length, steps_per_block)
+    if not isinstance(no_eos, tuple | list):
+        raise ConfigError(f"llada: no_eos must be a tuple of token ids, got {no_eos!r}")
     processors = (suppress(*no_eos),) if no_eos else ()
     return _preset(scheduler, sampler=Sampler(temperature, processors=processors), guidance=cfg_scale)
 
@@ -203,9 +205,10 @@ def diffusers_llada2(
     check_value("minimal_topk", minimal_topk, 1, gen_length, whole=True)
     check_value("max_post_steps", max_post_steps, 0, 30, whole=True)
     check_value("num_inference_steps", num_inference_steps, 1, whole=True)
+    edit = 0.0 if editing_threshold is None else editing_threshold
+    check_value("editing_threshold", edit, float("-inf"))
     steps = min(num_inference_steps, gen_length // minimal_topk)
-    edit = max(editing_threshold or 0.0, 0.0)
-    scheduler = BlockRefinement(block_length, steps, threshold, edit, max_post_steps + 1)
+    scheduler = BlockRefinement(block_length, steps, threshold, max(edit, 0.0), max_post_steps + 1)
     return _preset(scheduler, NoCache(suffix=False))
 
 

@@ -74,6 +74,15 @@ def test_other_formats_are_alone_on_stdout(format: str) -> None:
         assert "fixed-block" in result.stdout
 
 
+@pytest.mark.parametrize("format", ["csv", "jsonl"])
+def test_forms_of_rows_alone_leave_what_a_reader_should_know_to_stderr(format: str) -> None:
+    Path("mine.jsonl").write_text('{"prompt": "sort: 2 1"}\n' * 2)
+    asked = ["compare", "--task", "mine.jsonl", "--limit", "1", "--gen-length", "4", "--scheduler", "fixed-block"]
+    result = run(*asked, "--format", format)
+    assert result.exit_code == 0 and "(--limit)" not in result.stdout
+    assert result.stderr.splitlines()[-1] == "mine.jsonl: the first 1 of 2 prompts (--limit)."
+
+
 def test_output_says_where_the_results_are() -> None:
     result = run(*GOOD, "--output", "out", "--scheduler", "adablock")
     assert result.exit_code == 0 and "out/results.jsonl" in result.stderr

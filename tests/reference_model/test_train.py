@@ -130,8 +130,8 @@ def test_loss_falls_and_a_killed_run_ends_the_same(tmp_path: Path) -> None:
 
 def test_a_state_of_another_recipe_is_refused(tmp_path: Path) -> None:
     train(DRY, tmp_path, stop_after=1)
-    with pytest.raises(checkpoint.CheckpointError, match="belongs to another recipe"):
-        train(dataclasses.replace(DRY, seed=1), tmp_path)
+    with pytest.raises(checkpoint.CheckpointError, match="another recipe, of seed 0, not 1; steps 12, not 9: give"):
+        train(dataclasses.replace(DRY, steps=9, seed=1), tmp_path)
     (tmp_path / STATE).write_bytes((tmp_path / STATE).read_bytes()[:-9])
     with pytest.raises(checkpoint.CheckpointError, match="torn or not a safetensors file"):
         train(DRY, tmp_path)

@@ -22,7 +22,6 @@ from dllm_bench.calibration.grid import default_axes, settings, token_field
 from dllm_bench.calibration.observing import Drafts, observe, together
 from dllm_bench.calibration.reliability import reliability
 from dllm_bench.calibration.scheduler_file import identity, name_of, scheduler_file
-from dllm_bench.environment import fingerprint
 from dllm_bench.grids import check_grid
 from dllm_bench.inputs import as_given, batches_of, encode, load_schedulers
 from dllm_bench.measure import Batch, Progress, Report, Run
@@ -91,7 +90,7 @@ def calibrate(
         reliability=reliability(*((one.confidence, one.stays) for one in drafts)),
         delimiters=found,
         file=_file(scheduler, rows, decided, about),
-        environment={**fingerprint(loaded, model), "seed": seed, "limit": limit, "batch_size": batch_size},
+        environment=setup.environment(loaded, questions),
         notes=[note for asked in questions for note in asked.notes],
     )
 

@@ -75,7 +75,7 @@ def command(
         found = dllm_bench.calibrate(**options.filled(given | {"grid": axes(grid)}), target=target, progress=meter)
     finally:
         meter.clear()
-    click.echo(options.as_text(found, format))
+    options.show(found, format)
     if page is not None:
         write_whole(page, found.to_html())
         click.echo(f"\nPage: {page}", err=True)

@@ -52,7 +52,7 @@ def command(ctx: click.Context, /, output: str | None, format: str, **given: Any
         if meter.done and not isinstance(error, Unwritable):  # which says so itself
             click.echo(_kept("Failed", meter, output), err=True)
         raise
-    click.echo(options.as_text(comparison, format))
+    options.show(comparison, format)
     if output:
         folder = Path(output)
         click.echo(f"\nReport: {folder / 'report.html'}; prompt by prompt: {folder / 'results.jsonl'}", err=True)

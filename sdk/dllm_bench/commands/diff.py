@@ -36,7 +36,7 @@ def command(ctx: click.Context, /, a: str, b: str, format: str, **bounds: float)
     by scheduler class, fields and cache.
     """
     found = dllm_bench.diff(a, b, **bounds)
-    click.echo(options.as_text(found, format))
+    options.show(found, format)
     if found.worse:
         click.echo(f"Error: worse than allowed: {'; '.join(found.worse)}", err=True)
         ctx.exit(FAILED_RUN)

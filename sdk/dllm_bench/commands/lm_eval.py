@@ -54,7 +54,7 @@ def command(tasks: tuple[str, ...], offline: bool, output: str | None, format: s
         os.environ.update(HF_HUB_OFFLINE="1", HF_DATASETS_OFFLINE="1", HF_EVALUATE_OFFLINE="1")
     names = [name.strip() for names in tasks for name in names.split(",") if name.strip()]
     found = dllm_bench.evaluate(tasks=names, **given)
-    click.echo(options.as_text(found, format))
+    options.show(found, format)
     if output is not None:
         write_whole(output, found.to_json() + "\n")
         click.echo(f"\nEverything that the harness reports: {output}", err=True)

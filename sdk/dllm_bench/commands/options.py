@@ -134,8 +134,15 @@ def filled(values: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value not in ((), {})}
 
 
-def as_text(found: Result, format: Any) -> str:
-    """A result as text for stdout: tables with rules and styles that the terminal can show."""
+def show(found: Result, format: Any) -> None:
+    """A result on stdout; its notes on stderr where the form is one of rows alone."""
+    click.echo(_as_text(found, format))
+    for note in found.notes if format in ("csv", "jsonl") else ():
+        click.echo(note, err=True)
+
+
+def _as_text(found: Result, format: Any) -> str:
+    """Tables have rules and styles that the terminal can show."""
     if format != "table":
         return found.to(format)
     encoding = getattr(sys.stdout, "encoding", None) or "ascii"

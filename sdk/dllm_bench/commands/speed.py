@@ -78,7 +78,7 @@ def command(ctx: click.Context, /, format: str, **given: Any) -> None:
         interrupted = True
     finally:
         for found in so_far:
-            click.echo(options.as_text(found, format))
+            options.show(found, format)
     if interrupted:
         click.echo("Interrupted; what was measured before is above." if so_far else "Interrupted.", err=True)
         ctx.exit(options.INTERRUPTED)

@@ -63,7 +63,7 @@ def command(ctx: click.Context, /, source: str | None, format: str, **options_: 
     if source is not None and not source.endswith(".toml"):
         if given:
             raise click.UsageError(f"a finished sweep takes no {next(iter(given.values()))}: nothing is run", ctx)
-        _show(dllm_bench.read_sweep(source), format)
+        options.show(dllm_bench.read_sweep(source), format)
         return
     words = _words(source, options_, given)
     if not words.get("schedulers"):
@@ -94,7 +94,7 @@ def _run(ctx: click.Context, words: dict[str, Any], format: str) -> None:
     except Exception:
         board.clear()
         raise
-    _show(found, format)
+    options.show(found, format)
     if found.failed:
         all_ = len(found.failed) + len(found.rows)
         name, sentence = next(iter(found.failed.items()))
@@ -104,12 +104,6 @@ def _run(ctx: click.Context, words: dict[str, Any], format: str) -> None:
             err=True,
         )
         ctx.exit(FAILED_RUN)
-
-
-def _show(found: dllm_bench.Sweep, format: str) -> None:
-    click.echo(options.as_text(found, format))
-    for note in found.notes if format in ("csv", "jsonl") else ():  # forms of rows alone
-        click.echo(note, err=True)
 
 
 def _after(board: Board) -> str:
