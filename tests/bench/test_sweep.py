@@ -194,6 +194,23 @@ def test_a_row_is_what_its_spec_stands_for_now() -> None:
     assert len(lines("done")) == 2
 
 
+def test_a_row_of_another_cache_is_what_its_spec_stands_for_now() -> None:
+    """Else what a SPEC once stood for would be what its other caches are measured against."""
+    on_tiny = SETTINGS | {"model": "tiny", "tasks": ["sort"]}
+
+    def swept(threshold: float, *caches: str) -> dict[str, Any]:
+        Path("mine.toml").write_text(f'scheduler = "threshold"\n[fields]\nthreshold = {threshold}\n')
+        found = sweep(["@mine.toml"], caches=caches, output="out", **on_tiny)
+        return {row.scheduler: row.fields["threshold"] for row in found.rows}
+
+    both = ("none", "dual")
+    assert swept(0.9, *both) == {"@mine.toml, none": 0.9, "@mine.toml, dual": 0.9}
+    assert swept(0.5, "dual") == {"@mine.toml": 0.5}
+    assert swept(0.5, *both) == {"@mine.toml, none": 0.5, "@mine.toml, dual": 0.5}
+    assert swept(0.9, "dual") == {"@mine.toml": 0.9} and len(lines("done")) == 4
+    assert swept(0.9, *both) == {"@mine.toml, none": 0.9, "@mine.toml, dual": 0.9} and len(lines("done")) == 4
+
+
 def test_a_file_that_tries_a_package_it_is_not_in_is_measured() -> None:
     tries = "try:\n    from .toys import Pairs\nexcept ImportError:\n    from tests.bench.toys import Pairs\n"
     Path("mine.py").write_text(tries + "class Mine(Pairs):\n    pass\n")

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import IO, Any, cast
 
@@ -51,6 +51,20 @@ class Kept:
     done: dict[str, tuple[str, Mapping[str, Any]]] = field(default_factory=dict)  # with the place of the line
     failed: dict[str, str] = field(default_factory=dict)  # the sentence
     notes: list[str] = field(default_factory=list)  # what a reader should know of what was given
+
+    @property
+    def newest(self) -> dict[tuple[str, str], Configuration]:
+        """What SPEC and cache stand for now.
+
+        Where a SPEC came to stand for another scheduler, it does so with every cache, those not asked for anew too.
+        """
+        found: dict[tuple[str, str], Configuration | None] = {}
+        for one in self.asked:
+            before = found.get((one.spec, one.cache))
+            if before is not None and before.key != one.key:
+                found.update({place: None for place in found if place[0] == one.spec})
+            found[one.spec, one.cache] = one
+        return {place: one for place, one in found.items() if one is not None}
 
 
 def read(file: Path) -> Kept:
@@ -110,10 +124,10 @@ class SweepJournal(Journal):
             lines.append(self.kept.head)
         if more := [note for note in plan["notes"] if note not in self.kept.notes]:
             lines.append({"kind": "notes", "notes": more})
-        newest = {(one.spec, one.cache): one.key for one in self.kept.asked}
-        for one in plan["configurations"]:
-            if newest.get((one["spec"], one["cache"])) != one["key"]:
-                lines.append({"kind": "configuration", **one})
+        newest = self.kept.newest
+        for one in (Configuration(**one) for one in plan["configurations"]):
+            if newest.get((one.spec, one.cache)) != one:
+                lines.append({"kind": "configuration", **asdict(one)})
         self._write(lines)
 
     def note(self, key: str, reply: Mapping[str, Any]) -> None:

@@ -78,9 +78,9 @@ def read_sweep(path: str | Path) -> Sweep:
 
 
 def _named(kept: Kept) -> dict[str, Configuration]:
-    """The configurations by what a table calls them; of those of one SPEC and cache the newest."""
-    several = len({one.cache for one in kept.asked}) > 1
-    return {f"{one.spec}, {one.cache}" if several else one.spec: one for one in kept.asked}
+    """The configurations that a table shows, by what it calls them."""
+    several = len({cache for _, cache in kept.newest}) > 1
+    return {f"{spec}, {cache}" if several else spec: one for (spec, cache), one in kept.newest.items()}
 
 
 def _entrant(name: str, one: Configuration, named: Mapping[str, Configuration]) -> Entrant:
