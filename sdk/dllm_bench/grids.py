@@ -34,10 +34,12 @@ def axes(texts: Sequence[str]) -> dict[str, list[Any]]:
     return found
 
 
-def check_grid(grid: object) -> None:
-    """Raise ConfigError unless it maps fields to lists of values."""
+def lists_of(grid: object) -> dict[str, list[Any]]:
+    """Fields with their values, those of arrays as Python's numbers. Raises ConfigError where that is no grid."""
     if not isinstance(grid, Mapping):
         raise ConfigError(f"grid must map fields to lists of values, got {grid!r}")
-    for field, values in grid.items():
+    plain = {field: values.tolist() if hasattr(values, "tolist") else values for field, values in grid.items()}
+    for field, values in plain.items():
         if isinstance(values, str) or not isinstance(values, Sequence) or not values:
-            raise ConfigError(f"grid: {field} must be a list of at least one value, got {values!r}")
+            raise ConfigError(f"grid: {field} must be a list of at least one value, got {grid[field]!r}")
+    return {field: list(values) for field, values in plain.items()}

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from click.testing import CliRunner, Result
 
 from dllm_bench import Calibration, Target, calibrate, compare
@@ -95,9 +96,8 @@ def test_a_reference_that_lets_nothing_wait() -> None:
 
 def test_accuracy_is_lost_against_the_reference() -> None:
     """The reference writes the right letters; a scheduler that ends rows early gets the strict answers wrong."""
-    found = calibrate(
-        counting(), "fixed-block", [task], grid={"steps": [1, 4]}, limit=8, reference="threshold:threshold=2"
-    )
+    steps, reference = torch.tensor([1, 4]), "threshold:threshold=2"
+    found = calibrate(counting(), "fixed-block", [task], grid={"steps": steps}, limit=8, reference=reference)
     assert found.settings[0].calibration.accuracy == 1
     assert [one.calibration.loss for one in found.settings] == pytest.approx(
         [1 - one.calibration.accuracy for one in found.settings]

@@ -6,7 +6,7 @@ prompts that nothing was calibrated on. Knows schedulers, models and tasks only 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from typing import Any
@@ -22,7 +22,7 @@ from dllm_bench.calibration.grid import default_axes, settings, token_field
 from dllm_bench.calibration.observing import Drafts, observe, together
 from dllm_bench.calibration.reliability import reliability
 from dllm_bench.calibration.scheduler_file import identity, name_of, scheduler_file
-from dllm_bench.grids import check_grid
+from dllm_bench.grids import lists_of
 from dllm_bench.inputs import as_given, batches_of, encode, load_schedulers
 from dllm_bench.measure import Batch, Progress, Report, Run
 from dllm_bench.questions import Questions, Verdict
@@ -41,7 +41,7 @@ def calibrate(
     tasks: Sequence[Any] | None = None,
     *,
     target: Target = Target(),  # noqa: B008  frozen
-    grid: Mapping[str, Sequence[Any]] | None = None,
+    grid: Mapping[str, Iterable[Any]] | None = None,
     reference: str | Scheduler[Any] = "fixed-block",
     propose_delimiters: bool = False,
     limit: int = 200,
@@ -54,16 +54,17 @@ def calibrate(
 ) -> Calibration:
     """Find the settings of a scheduler that reach a target on the prompts of some tasks.
 
-    `grid` maps fields to the values to try (None: the threshold-like ones, see `grid.default_axes`); the scheduler as
-    given is always tried too. Accuracy is lost against `reference`, by default one token per step. Half of the `limit`
-    prompts choose, the other half validate. `propose_delimiters` also tries the tokens behind which confidence drops.
+    `grid` maps fields to lists or arrays of the values to try (None: the threshold-like ones, see
+    `grid.default_axes`); the scheduler as given is always tried too. Accuracy is lost against `reference`, by default
+    one token per step. Half of the `limit` prompts choose, the other half validate. `propose_delimiters` also tries
+    the tokens behind which confidence drops.
     The other arguments, and the errors, are those of `compare`.
     """
     setup = Setup(model, tasks, limit, batch_size, gen_length, seed, device=device, dtype=dtype)
     if not isinstance(target, Target):
         raise ConfigError(f"target must be a Target, such as Target(max_accuracy_loss=1), got {target!r}")
     given, compared = _single(scheduler), load_schedulers([reference])[0][1]
-    axes = _axes(given, grid)
+    axes = default_axes(given) if grid is None else lists_of(grid)
     rows = {REFERENCE: compared, **settings(given, axes)}
     field = token_field(given) if propose_delimiters else ""
     questions, loaded = setup.questions("validation"), setup.load_model()
@@ -102,14 +103,6 @@ def _single(scheduler: str | Scheduler[Any]) -> Scheduler[Any]:
             f"one scheduler is calibrated, got {scheduler!r}: calibrate each part, then combine the files"
         )
     return load_schedulers([scheduler])[0][1]
-
-
-def _axes(scheduler: Scheduler[Any], grid: Mapping[str, Sequence[Any]] | None) -> dict[str, list[Any]]:
-    """The fields to try, with their values."""
-    if grid is None:
-        return default_axes(scheduler)
-    check_grid(grid)
-    return {name: list(values) for name, values in grid.items()}
 
 
 def _halves(

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 from dllm_bench.files import read_text
-from dllm_bench.grids import check_grid
+from dllm_bench.grids import lists_of
 from dllm_bench.toml import as_toml, has_form
 from dllm_sdk import load_scheduler
 from dllm_sdk.errors import ConfigError
@@ -52,10 +52,10 @@ def texts(name: str, value: Any) -> Any:
     raise ConfigError(f"{name} of a sweep must be given as text, got {value!r}")
 
 
-def expand(schedulers: Sequence[str], grid: Mapping[str, Sequence[Any]]) -> list[str]:
+def expand(schedulers: Sequence[str], grid: Mapping[str, Iterable[Any]]) -> list[str]:
     """Every SPEC with every point of the grid, as SPECs again: what `compare --scheduler` takes too."""
     texts("schedulers", schedulers)
-    check_grid(grid)
+    grid = lists_of(grid)
     for field, values in grid.items():
         for value in values:
             if not has_form(value):

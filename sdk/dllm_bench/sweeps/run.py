@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
@@ -35,7 +35,7 @@ def sweep(
     schedulers: Sequence[str],
     *,
     output: str | Path,
-    grid: Mapping[str, Sequence[Any]] | None = None,
+    grid: Mapping[str, Iterable[Any]] | None = None,
     caches: Sequence[str] = ("none",),
     engine: str = "serial",
     jobs: int | None = None,
@@ -47,8 +47,8 @@ def sweep(
 
     What is in the journal already is not measured again, so the same call goes on after an interrupt or a kill, and
     another grid adds to the table; `retry_failed` takes what failed once more. `schedulers` and `caches` are SPECs,
-    `grid` the values of fields. `settings` are those of `compare`: model, tasks, limit, batch_size, gen_length, seed,
-    temperature, device, dtype, backend; model and tasks by name.
+    `grid` the values of fields, in lists or arrays. `settings` are those of `compare`: model, tasks, limit, batch_size,
+    gen_length, seed, temperature, device, dtype, backend; model and tasks by name.
 
     `engine`: "serial", "process" (`jobs` at a time; None: one per processor, or one on a GPU) or "ray", which uses the
     cluster at RAY_ADDRESS and else makes one of `jobs` processors. A script that takes "process" is imported by
