@@ -17,9 +17,8 @@ def axis(text: str) -> tuple[str, list[Any]]:
     try:
         found = tomllib.loads(f"values = [{values}]")["values"]
     except tomllib.TOMLDecodeError as error:
-        raise ConfigError(
-            f"grid {text!r}: {values!r} are not TOML values (numbers as 0.5, texts in quotes, lists as [1, 2])"
-        ) from error
+        allowed = "numbers as 0.5, texts and SPECs in quotes, lists as [1, 2]"
+        raise ConfigError(f"grid {text!r}: {values!r} are not TOML values ({allowed})") from error
     return field.strip().replace("-", "_"), found
 
 

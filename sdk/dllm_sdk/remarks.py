@@ -40,7 +40,8 @@ def oversights(scheduler: Scheduler[Any]) -> list[str]:
     if wishes and type(scheduler).revises is Scheduler.revises:
         found.append(f"select returns {wishes}, which has no effect before `revises` is overridden")
     if not (is_dataclass(scheduler) and type(scheduler).__dataclass_params__.frozen):
-        found.append("it is no frozen dataclass, so two that are equal are not known to be: @dataclass(frozen=True)")
+        lost = "two that are equal are not known to be" if is_dataclass(scheduler) else "no result says what it holds"
+        found.append(f"it is no frozen dataclass, so {lost}: @dataclass(frozen=True)")
     declared = [name for name, hint in get_annotations(type(scheduler)).items() if "ClassVar" not in str(hint)]
     if declared and is_dataclass(scheduler) and "__dataclass_fields__" not in vars(type(scheduler)):
         found.append(f"{', '.join(declared)} is no field, as what it inherits: @dataclass(frozen=True) above it, too")

@@ -69,7 +69,7 @@ def _value(what: str, text: str) -> Any:
     except tomllib.TOMLDecodeError:
         found = {}
     if found.keys() != {"value"}:  # of several lines each would be one
-        allowed = "numbers as 0.5, texts in quotes, lists as [1, 2]"
+        allowed = "numbers as 0.5, texts and SPECs in quotes, lists as [1, 2]"
         raise ConfigError(f"{what}: {text!r} is not a TOML value ({allowed})")
     return found["value"]
 

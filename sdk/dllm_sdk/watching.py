@@ -104,7 +104,7 @@ class Spy(Wrapper):
             try:
                 found = ask()
             except DeviceError as error:
-                cure = "make tensors where the view's are, and keep a table in a field that is a tensor"
+                cure = "make tensors where the view's are, and keep a table or a module in a field of the dataclass"
                 what = f"{method} fails on another device: {line_of(error)} ({error}): {cure}"
                 self.expect("any device", False, what)
             except Exception:

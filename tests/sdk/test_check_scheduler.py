@@ -391,6 +391,21 @@ class Bare(Scheduler):
     plan, select = Honest.plan, Honest.select
 
 
+class KeepsAModule(Bare):
+    """What binding copies is what a field holds, and it has none."""
+
+    def __init__(self):
+        self.head = torch.nn.Linear(1, 1)
+
+    def select(self, view, state):
+        return Decision(top_k(view.open, self.head(view.confidence[..., None])[..., 0], 1)), state
+
+
+@dataclass
+class Thawed(Scheduler):
+    plan, select = Honest.plan, Honest.select
+
+
 class Undecorated(Honest):
     kind: ClassVar[str] = "mine"
     extra: float = 0.5
@@ -412,7 +427,8 @@ class PlansFromLogits(PlansBlindly):
     [
         (PlansBlindly(), ["plan looks at view.confidence, and there is nothing to see before a forward pass"]),
         (WishesInVain(), ["select returns `remask`, which has no effect before `revises` is overridden"]),
-        (Bare(), ["it is no frozen dataclass, so two that are equal are not known to be"]),
+        (Bare(), ["it is no frozen dataclass, so no result says what it holds"]),
+        (Thawed(), ["it is no frozen dataclass, so two that are equal are not known to be"]),
         (Undecorated(), ["extra is no field, as what it inherits"]),
         *((one, []) for one in (Honest(), WritesWhatIsThere(), PlansFromLogits(), Refiner(), Remasker())),
     ],
@@ -421,6 +437,12 @@ class PlansFromLogits(PlansBlindly):
 def test_what_is_hardly_meant_is_noted(scheduler: Scheduler, words: list[str]) -> None:
     report = check_scheduler(scheduler, examples=5)
     assert [one.partition(":")[0] for one in report.oversights] == words
+
+
+def test_a_module_that_is_no_field_is_told_where_it_belongs() -> None:
+    with pytest.raises(CheckFailed, match="keep a table or a module in a field of the dataclass") as caught:
+        check_scheduler(KeepsAModule(), examples=2)
+    assert caught.value.property == "any device"
 
 
 def test_what_fails_once_and_not_again_keeps_something(monkeypatch: pytest.MonkeyPatch) -> None:

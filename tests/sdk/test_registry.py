@@ -20,7 +20,7 @@ MINE = '''"""A plug-in."""
 
 from dataclasses import dataclass
 
-from dllm_sdk import Decision, Scheduler
+from dllm_sdk import Decision, Scheduler, Wrapper
 from dllm_sdk.rules import first, top_k
 
 
@@ -48,6 +48,11 @@ class Bare(Scheduler):
 
 class NotAScheduler:
     pass
+
+
+@dataclass(frozen=True)
+class Around(Wrapper):
+    steps: int = 2
 '''
 
 
@@ -102,11 +107,13 @@ BAD = [
     ("./nowhere.py:Mine", RegistryError, "there is no file ./nowhere.py"),
     ("./mine.py:Mien", RegistryError, "'Mien' in ./mine.py; did you mean 'Mine'"),
     ("./mine.py:first", RegistryError, "is <function first"),
-    ("./mine.py:Yours", RegistryError, "no 'Yours' in ./mine.py; available: Mine, Bare, NotAScheduler"),
-    ("./mine.py", RegistryError, "lacks a name, as in ./mine.py:NAME; available: Mine, Bare, NotAScheduler"),
+    ("./mine.py:Yours", RegistryError, "no 'Yours' in ./mine.py; available: Mine, Bare, NotAScheduler, Around"),
+    ("./mine.py", RegistryError, "lacks a name, as in ./mine.py:NAME; available: Mine, Bare, NotAScheduler, Around"),
     ("threshold:threshold", RegistryError, "after a scheduler's name come fields, as in threshold:field=value"),
     ("./mine.py:NotAScheduler", RegistryError, "not a subclass of dllm_sdk.Scheduler"),
     ("./mine.py:Bare:count=3", ConfigError, "Bare has no field 'count': it is no dataclass (@dataclass(frozen=True))"),
+    ("./mine.py:Around:steps=3", ConfigError, "Around needs a value for its field 'inner', as in :inner=..."),
+    ("./mine.py:Around:inner=threshold", ConfigError, "'threshold' is not a TOML value (numbers as 0.5, texts and"),
     ("./mine.py:Mine:count=0", ConfigError, "Mine: count must be >= 1, got 0"),
     ("./broken.py:Mine", RegistryError, "cannot be loaded: ModuleNotFoundError: No module named 'nothing_like_this'"),
     ("no_such_module:Mine", RegistryError, "there is no module 'no_such_module'"),
