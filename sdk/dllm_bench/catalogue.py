@@ -87,6 +87,8 @@ def _fields(owner: Any) -> dict[str, str] | None:
 
 
 def _default(item: dataclasses.Field[Any]) -> str:
-    if item.default is not dataclasses.MISSING:
-        return repr(item.default)
-    return "required" if item.default_factory is dataclasses.MISSING else repr(item.default_factory())
+    if item.default is item.default_factory is dataclasses.MISSING:
+        return "required"
+    value = item.default if item.default_factory is dataclasses.MISSING else item.default_factory()
+    text = repr(value)
+    return text if "\n" not in text else type(value).__name__  # a module with parts writes a page

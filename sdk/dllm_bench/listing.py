@@ -47,7 +47,7 @@ def _details(plugin: Plugin) -> list[str]:
         lines.append(f"needs: {', '.join(plugin.needs) or 'nothing special'}")
     if plugin.may_need:
         lines[-1] += f"; with other fields: {', '.join(plugin.may_need)}"
-    if plugin.state is not None:
+    if plugin.state:
         lines.append(f"state: {plugin.state}")
     if plugin.fields:
         lines.append(f"fields: {', '.join(f'{name}={value}' for name, value in plugin.fields.items())}")

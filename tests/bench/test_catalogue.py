@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 from dllm_bench import available
 from dllm_bench.listing import listing
 from dllm_bench.protocol_use import Use, protocol_use
-from dllm_sdk import Decision, Scheduler, registry
+from dllm_sdk import Decision, Scheduler, Wrapper, registry
 from dllm_sdk.rules import entropy
 
 
@@ -65,6 +66,14 @@ class Unready(Hungry):
     required: Any = field(kw_only=True)
 
 
+@dataclass(frozen=True)
+class Wraps(Wrapper):
+    head: nn.Module = field(default_factory=lambda: nn.Sequential(nn.Linear(1, 1)), kw_only=True)
+
+    def init(self, tokens, open):
+        return super().init(tokens, open)
+
+
 class Raises(Bare):
     def init(self, tokens, open):
         raise KeyError("mine")
@@ -92,6 +101,14 @@ def test_every_shipped_scheduler_names_its_paper_needs_and_state() -> None:
     assert max(len(line) for line in text.splitlines()) <= 100
     assert "needs: horizon\n" in text and "needs: nothing special; with other fields: revises\n" in text
     assert "\N{NO-BREAK SPACE}" not in text and "[B,\n" not in text
+
+
+def test_a_field_is_one_line_and_a_state_that_nobody_knows_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    point = EntryPoint("wraps", f"{__name__}:Wraps", "dllm_sdk.schedulers")
+    monkeypatch.setattr(registry, "available", lambda kind: {"wraps": point} if kind == "scheduler" else {})
+    monkeypatch.setattr(registry, "load", lambda kind, name: Wraps if kind == "scheduler" else object)
+    text = listing(available(long=True)[:1])
+    assert "fields: inner=required, head=Sequential" in text and "Linear" not in text and "state:" not in text
 
 
 def test_a_scheduler_that_raises_is_an_entry_with_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
