@@ -18,10 +18,11 @@ from dllm_bench.calibration.found import Score, Setting
 from dllm_bench.calibration.observing import observe
 from dllm_bench.calibration.reliability import Reliability
 from dllm_bench.cli import cli
-from dllm_bench.inputs import batches_of
+from dllm_bench.inputs import batches_of, with_caches
+from dllm_bench.measure import Run
 from dllm_bench.questions import collect
 from dllm_bench.toml import as_toml, left_out
-from dllm_sdk import ConfigError, load_scheduler
+from dllm_sdk import ConfigError, Sampler, load_scheduler, load_task
 from dllm_sdk.errors import CalibrationWarning
 from dllm_strategies import EarlyEOS, Threshold
 from tests.bench.toys import EOS, HERE, LETTERS, CountTask, counting, task
@@ -125,6 +126,22 @@ def test_one_prompt_without_an_answer_is_enough_for_agreement_in_both_halves(tmp
     assert reference.calibration.accuracy == reference.validation.accuracy == 1
 
 
+def test_the_numbers_are_those_of_compare_with_the_same_cache_and_temperature() -> None:
+    """A file has no splits, so both see the same prompts, each in one batch."""
+    prompts = load_task("story").prompts("validation", 6, 0)
+    Path("mine.jsonl").write_text("".join(json.dumps({"prompt": prompt}) + "\n" for prompt in prompts))
+    asked: dict[str, Any] = {"tasks": ["mine.jsonl"], "gen_length": 32, "limit": 6, "temperature": 0.5}
+    any_loss = Target(max_accuracy_loss=100)
+    found = calibrate(scheduler="threshold", grid={"threshold": [0.9]}, target=any_loss, cache="dual", **asked)
+    halves = [half for one in found.settings for half in (one.calibration, one.validation) if half]
+    passes = [sum(half.n * half.nfe for half in halves[i : i + 2]) / 6 for i in (0, 2)]
+    rows = compare(schedulers=["fixed-block", "threshold"], caches=["dual"], **asked).rows
+    assert passes == pytest.approx([row.nfe for row in rows])
+    assert passes != pytest.approx([row.nfe for row in compare(schedulers=["fixed-block", "threshold"], **asked).rows])
+    assert found.environment["cache"] == "dual" and "cache dual, temperature 0.5" in str(found)
+    assert found.file is not None and 'cache = "dual"\ntemperature = 0.5\n' in found.file
+
+
 def test_the_same_seed_finds_the_same(found: Calibration) -> None:
     again = calibrate(counting(6), "threshold", [task], grid={"threshold": [0.5, 1.5]}, limit=8)
     assert again.settings == found.settings
@@ -141,7 +158,8 @@ def test_falls_of_confidence_behind_the_end_do_not_count() -> None:
     """Each answer is letters and an EOS: what follows that one, more of them, says nothing of where blocks end."""
     model = counting()
     (batch,) = batches_of(model, collect([task], limit=4, seed=0, gen_length=12), 4)
-    count, _, _ = observe(model, load_scheduler("fixed-block"), 0, batch).drops
+    contenders = with_caches([("fixed-block", load_scheduler("fixed-block"))], ["none"])
+    count, _, _ = observe(Run(model, contenders, (), Sampler(), 0, "eager"), batch).drops
     assert count[LETTERS.index("a")] > 0 and count[EOS] == 0
 
 

@@ -1,32 +1,31 @@
 """Decode every setting on the calibration prompts, choose, and decode what matters on the validation prompts.
 
 Every setting is decoded once; if only a validation prompt turns out to have no answer, those of the validation prompts
-anew. Knows settings as named schedulers, and prompts as batches.
+anew. Knows settings as contenders, and prompts as batches.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from dllm_bench.calibration.choice import Target
 from dllm_bench.calibration.found import Score, Setting
 from dllm_bench.journal import Journal
-from dllm_bench.measure import Batch, Contender, Report, Run
+from dllm_bench.measure import Batch, Report, Run
 from dllm_bench.metrics import difference, front
 from dllm_bench.results import Difference, Outcome
 from dllm_bench.significance import Floats
-from dllm_sdk import NoCache, Scheduler
 from dllm_sdk.binding import describe
 
 REFERENCE = "reference"
 
 
 class Decided(NamedTuple):
-    """What came out."""
+    """What came out, as a `Calibration` has it."""
 
     settings: list[Setting]
     chosen: str | None
@@ -49,35 +48,30 @@ class Judged(NamedTuple):
         return Score(self.quality.shape[1], accuracy, loss, float(self.cost[i].mean()))
 
 
-def decide(
-    run: Run,
-    rows: Mapping[str, Scheduler[Any]],
-    halves: Sequence[Sequence[Batch]],
-    target: Target,
-    report: Report | None,
-) -> Decided:
-    """`rows` holds the reference, then the given setting, then the others; `halves` calibration and validation."""
-    given = list(rows)[1]
-    outcomes = measure(run, rows, halves[0], report)
+def decide(run: Run, halves: Sequence[Sequence[Batch]], target: Target, report: Report | None) -> Decided:
+    """Contenders are the reference, the given setting, then the others; `halves` calibration and validation."""
+    given = run.contenders[1].name
+    outcomes = measure(run, halves[0], report)
     for scored in (True, False) if known(outcomes) else (False,):  # one quality for both halves
         calibration = judge(outcomes, scored)
         chosen, best = choose(calibration, target)
-        kept = {name: one for name, one in rows.items() if name in {REFERENCE, given, chosen} | best}
-        more = measure(run, kept, halves[1], report)
+        kept = {REFERENCE, given, chosen} | best
+        again = replace(run, contenders=[one for one in run.contenders if one.name in kept])
+        more = measure(again, halves[1], report)
         if known(more):
             break
     validation = judge(more, scored)
     roles = {"reference": REFERENCE, "given": given, "chosen": chosen}
     found = [
         Setting(
-            name=name,
-            fields=describe(scheduler),
-            role=", ".join(role for role, whose in roles.items() if whose == name),
-            front=name in best,
-            calibration=calibration.score(name),
-            validation=validation.score(name) if name in kept else None,
+            name=one.name,
+            fields=describe(one.scheduler),
+            role=", ".join(role for role, whose in roles.items() if whose == one.name),
+            front=one.name in best,
+            calibration=calibration.score(one.name),
+            validation=validation.score(one.name) if one.name in kept else None,
         )
-        for name, scheduler in rows.items()
+        for one in run.contenders
     ]
     against = [name for name in (REFERENCE, given) if chosen not in (None, name)]
     differences = [difference(validation.outcomes[name], validation.outcomes[str(chosen)]) for name in against]
@@ -93,17 +87,13 @@ def choose(judged: Judged, target: Target) -> tuple[str | None, set[str]]:
     return None if index is None else names[index], {names[i] for i in front(loss.mean(1), cost.mean(1))}
 
 
-def measure(
-    run: Run, rows: Mapping[str, Scheduler[Any]], batches: Sequence[Batch], report: Report | None
-) -> dict[str, list[Outcome]]:
-    """Every setting on every prompt; the first one is what the others are held against."""
-    cache, first = NoCache(), next(iter(rows))
-    contenders = [Contender(name, scheduler, "none", cache, first) for name, scheduler in rows.items()]
-    mine: dict[str, list[Outcome]] = {name: [] for name in rows}
-    for outcome in replace(run, contenders=contenders, batches=batches).outcomes(Journal(None), report):
+def measure(run: Run, batches: Sequence[Batch], report: Report | None) -> dict[str, list[Outcome]]:
+    """Every setting on every prompt."""
+    mine: dict[str, list[Outcome]] = {one.name: [] for one in run.contenders}
+    for outcome in replace(run, batches=batches).outcomes(Journal(None), report):
         mine[outcome.scheduler].append(outcome)
     # Batches are sorted by length; a test needs prompts in random order.
-    order = np.random.default_rng(run.seed).permutation(len(mine[first]))
+    order = np.random.default_rng(run.seed).permutation(len(mine[REFERENCE]))
     return {name: [found[i] for i in order] for name, found in mine.items()}
 
 

@@ -7,16 +7,16 @@ confidence, and in the end a token. So the label of a confidence needs no answer
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple, TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dllm_bench.measure import Batch
+from dllm_bench.measure import Batch, Run
 from dllm_bench.significance import Floats
-from dllm_sdk import Model, Scheduler, Step, generate
+from dllm_sdk import Step, generate
 
 _Columns: TypeAlias = tuple[Tensor, ...]  # [N] each
 
@@ -29,8 +29,8 @@ class Drafts(NamedTuple):
     drops: NDArray[np.float64]  # [3, V]  by drafted token: pairs with an open neighbour, sum of falls, of their squares
 
 
-def observe(model: Model, scheduler: Scheduler[Any], seed: int, batch: Batch) -> Drafts:
-    """Decode a batch and look at every step; what lies behind EOS does not count."""
+def observe(run: Run, batch: Batch) -> Drafts:
+    """Decode a batch with a run's first contender and look at every step; what lies behind EOS does not count."""
     waited: list[_Columns] = []  # by step: row and position of a draft, its token, its confidence
     pairs: list[_Columns] = []  # by step: row of two open neighbours, position of the second, token of the first, fall
 
@@ -43,8 +43,7 @@ def observe(model: Model, scheduler: Scheduler[Any], seed: int, batch: Batch) ->
         fall = view.confidence[rows, first] - view.confidence[rows, first + 1]
         pairs.append(tuple(part.cpu() for part in (step.rows[rows], first + 1, view.draft[rows, first], fall)))
 
-    length = batch.questions.gen_length
-    found = generate(model, list(batch.ids), scheduler, gen_length=length, seed=seed, on_step=look)
+    found = generate(run.model, **run.asked(batch, run.contenders[0]), on_step=look)
     ends = [len(ids) + n for ids, n in zip(batch.ids, found.generated, strict=True)]
     written = torch.full((len(ends), max(ends)), -1)
     for row, (end, tokens) in enumerate(zip(ends, found.tokens, strict=True)):
@@ -52,7 +51,7 @@ def observe(model: Model, scheduler: Scheduler[Any], seed: int, batch: Batch) ->
     rows, positions, draft, confidence = _before(ends, waited)
     stays = draft == written[rows, positions]
     _, _, token, fall = _before(ends, pairs)
-    return Drafts(confidence.double().numpy(), stays.double().numpy(), _sums(token, fall, model.vocab_size))
+    return Drafts(confidence.double().numpy(), stays.double().numpy(), _sums(token, fall, run.model.vocab_size))
 
 
 def _before(ends: Sequence[int], steps: Sequence[_Columns]) -> _Columns:

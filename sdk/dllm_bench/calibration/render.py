@@ -15,10 +15,13 @@ _SURE = (0.5, 0.7, 0.9, 0.95, 0.99)  # confidences whose worth is told
 def title(found: Calibration) -> str:
     """What was calibrated on what, in a line."""
     about, score = found.environment, found.settings[0]
+    cache = "" if about.get("cache", "none") == "none" else f", cache {about['cache']}"
+    temperature = f", temperature {about['temperature']:g}" if about.get("temperature") else ""
     n = score.calibration.n + (score.validation.n if score.validation else 0)
     return (
         f"{found.scheduler} on {about.get('model')}: {found.target}, against {found.reference}; "
-        f"{counted(len(found.settings) - 1, 'setting')}, {counted(n, 'prompt')}, seed {about.get('seed')}"
+        f"{counted(len(found.settings) - 1, 'setting')}, {counted(n, 'prompt')}, "
+        f"seed {about.get('seed')}{cache}{temperature}"
     )
 
 

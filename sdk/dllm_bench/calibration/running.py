@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -23,19 +22,19 @@ from dllm_bench.calibration.observing import Drafts, observe, together
 from dllm_bench.calibration.reliability import reliability
 from dllm_bench.calibration.scheduler_file import identity, name_of, scheduler_file
 from dllm_bench.grids import lists_of
-from dllm_bench.inputs import as_given, batches_of, encode, load_schedulers
+from dllm_bench.inputs import as_given, batches_of, check_fits, encode, load_schedulers, with_caches
 from dllm_bench.measure import Batch, Progress, Report, Run
 from dllm_bench.questions import Questions, Verdict
 from dllm_bench.setups import Setup
 from dllm_bench.sheet import counted
-from dllm_sdk import ConfigError, Model, Scheduler
-from dllm_sdk.binding import bind
+from dllm_sdk import Cache, ConfigError, Model, Scheduler
+from dllm_sdk.execution import Backend
 from dllm_sdk.specs import split
 
 _OBSERVED = 64  # prompts of each half whose drafts are looked at one by one: tens of thousands of drafts
 
 
-def calibrate(
+def calibrate(  # noqa: PLR0913  one per option of the command
     model: str | Model = "tiny",
     scheduler: str | Scheduler[Any] = "adablock",
     tasks: Sequence[Any] | None = None,
@@ -46,10 +45,13 @@ def calibrate(
     propose_delimiters: bool = False,
     limit: int = 200,
     batch_size: int = 32,
+    cache: str | Cache = "none",
     seed: int = 0,
     gen_length: int | None = None,
+    temperature: float = 0.0,
     device: str = "cpu",
     dtype: str | None = None,
+    backend: Backend = "eager",
     progress: Report | None = None,
 ) -> Calibration:
     """Find the settings of a scheduler that reach a target on the prompts of some tasks.
@@ -57,41 +59,39 @@ def calibrate(
     `grid` maps fields to lists or arrays of the values to try (None: the threshold-like ones, see
     `grid.default_axes`); the scheduler as given is always tried too. Accuracy is lost against `reference`, by default
     one token per step. Half of the `limit` prompts choose, the other half validate. `propose_delimiters` also tries
-    the tokens behind which confidence drops.
-    The other arguments, and the errors, are those of `compare`.
+    the tokens behind which confidence drops. Everything is decoded with `cache`, the reference too. The other
+    arguments, and the errors, are those of `compare`.
     """
-    setup = Setup(model, tasks, limit, batch_size, gen_length, seed, device=device, dtype=dtype)
+    setup = Setup(model, tasks, limit, batch_size, gen_length, seed, temperature, device, dtype, backend)
     if not isinstance(target, Target):
         raise ConfigError(f"target must be a Target, such as Target(max_accuracy_loss=1), got {target!r}")
     given, compared = _single(scheduler), load_schedulers([reference])[0][1]
     axes = default_axes(given) if grid is None else lists_of(grid)
-    rows = {REFERENCE: compared, **settings(given, axes)}
+    trial = with_caches([(REFERENCE, compared), *settings(given, axes).items()], [cache])
     field = token_field(given) if propose_delimiters else ""
     questions, loaded = setup.questions("validation"), setup.load_model()
-    for one in rows.values():
-        bind(one, loaded)
+    for one in trial:
+        check_fits(loaded, one.scheduler, one.cache)
     halves = [batches_of(loaded, half, batch_size) for half in _halves(loaded, questions, target, seed)]
-    drafts = [_drafts(partial(observe, loaded, compared, seed), batches, progress) for batches in halves]
+    run = Run(loaded, trial, (), setup.sampler, seed, backend)
+    drafts = [_drafts(run, batches, progress) for batches in halves]
     found = delimiters(loaded.tokenizer, drafts[0].drops) if propose_delimiters else []
     if proposed(found):
         axes[field] = [getattr(given, field), proposed(found)]
-        rows = {REFERENCE: compared, **settings(given, axes)}
-    decided = decide(Run(loaded, (), (), setup.sampler, seed, setup.backend), rows, halves, target, progress)
-    against = as_given(reference)
-    about = {"target": f"{target} against {against}", **identity(model, loaded, tasks)}
+        run = replace(run, contenders=with_caches([(REFERENCE, compared), *settings(given, axes).items()], [cache]))
+    decided = decide(run, halves, target, progress)
+    against, how = as_given(reference), {"cache": as_given(cache), "temperature": temperature}
+    about = {"target": f"{target} against {against}", **how, **identity(model, loaded, tasks)}
     return Calibration(
         scheduler=as_given(scheduler),
         reference=against,
         target=str(target),
-        quality=decided.quality,
         axes=list(axes),
-        settings=decided.settings,
-        chosen=decided.chosen,
-        differences=decided.differences,
+        **decided._asdict(),
         reliability=reliability(*((one.confidence, one.stays) for one in drafts)),
         delimiters=found,
-        file=_file(scheduler, rows, decided, about),
-        environment=setup.environment(loaded, questions),
+        file=_file(scheduler, run, decided, about),
+        environment=setup.environment(loaded, questions) | how,
         notes=[note for asked in questions for note in asked.notes],
     )
 
@@ -135,26 +135,25 @@ def _part(questions: Questions, numbers: Sequence[int]) -> Questions:
     return replace(questions, prompts=[questions.prompts[number] for number in numbers], score=score)
 
 
-def _drafts(look: Any, batches: Sequence[Batch], report: Report | None) -> Drafts:
-    """The drafts of the first prompts of every batch."""
+def _drafts(run: Run, batches: Sequence[Batch], report: Report | None) -> Drafts:
+    """The drafts of the reference, on the first prompts of every batch."""
     share = -(-_OBSERVED // len(batches))
     total, done, seen = sum(min(share, len(one.ids)) for one in batches), 0, []
     for batch in batches:
         if report is not None:
             report(Progress(done, total, "drafts", REFERENCE))
         part = replace(batch, prompts=batch.prompts[:share], ids=batch.ids[:share])
-        seen.append(look(part))
+        seen.append(observe(run, part))
         done += len(part.ids)
     return together(seen)
 
 
-def _file(
-    scheduler: str | Scheduler[Any], rows: dict[str, Scheduler[Any]], decided: Decided, about: dict[str, Any]
-) -> str | None:
+def _file(scheduler: str | Scheduler[Any], run: Run, decided: Decided, about: dict[str, Any]) -> str | None:
     """The scheduler file; None where nothing was chosen."""
     if decided.chosen is None:
         return None
     (chosen,) = [one for one in decided.settings if one.name == decided.chosen]
+    (contender,) = [one for one in run.contenders if one.name == decided.chosen]
     numbers = {half: asdict(score) for half in ("calibration", "validation") if (score := getattr(chosen, half))}
     comment = f"{about['target']}; written by dllm-bench calibrate {dllm_sdk.__version__}"
-    return scheduler_file(name_of(scheduler), rows[decided.chosen], {**about, **numbers}, comment)
+    return scheduler_file(name_of(scheduler), contender.scheduler, {**about, **numbers}, comment)

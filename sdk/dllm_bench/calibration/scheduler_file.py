@@ -2,7 +2,7 @@
 
     scheduler = "adablock"
     [fields]        every hyperparameter
-    [calibration]   the model and the tasks with their digests, and the numbers found there
+    [calibration]   the model and the tasks with their digests, how it was decoded, and the numbers found there
 
 The registry reads it: `--scheduler @FILE.toml`. Knows no calibration, only what goes into the file.
 """

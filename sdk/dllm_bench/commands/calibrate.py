@@ -52,8 +52,9 @@ from dllm_sdk.writing import try_to_write, write_whole
 @options.limit_option(": one half chooses, one validates")
 @options.batch_size_option
 @click.option("--gen-length", type=int, help="Positions to generate.  [default: the task's own, 64 for a file]")
-@click.option("--seed", default=0, show_default=True, help="Of the prompts and of the halves.")
-@options.device_options
+@options.cache_option("", default="none", show_default=True)
+@options.running_options
+@options.backend_option
 @click.option("--output", metavar="FILE.toml", help="Write the scheduler there; use it as --scheduler @FILE.toml.")
 @click.option("--page", metavar="FILE.html", help="Write a page with the front and a reliability diagram there.")
 @options.format_option
