@@ -208,6 +208,7 @@ def test_a_revising_scheduler_edits_and_holds() -> None:
     assert [bool(step.done[0]) for step in steps] == [False] * 5 + [True]
     final = steps[-1].tokens[0].tolist()
     assert final[2] == 3 and final[6] == 3 and len(steps) == 6
+    assert not any((step.view.committed & step.view.open).any() for step in steps)
 
 
 def test_what_a_scheduler_that_does_not_revise_asks_for_is_masked_off() -> None:
@@ -217,6 +218,21 @@ def test_what_a_scheduler_that_does_not_revise_asks_for_is_masked_off() -> None:
 
     steps = list(decode(ToyModel(2, eos=False).build(), [1, 2], Plain(), gen_length=8))
     assert len(steps) == 2 and not any(step.decision.edit.any() or step.decision.hold.any() for step in steps)
+
+
+def test_what_plan_answers_for_a_row_within_its_block_is_no_matter() -> None:
+    @dataclass(frozen=True)
+    class Opens(FixedBlock):
+        def plan(self, view, state):
+            block, state = super().plan(view, state)
+            return block & (view.step == 0)[:, None], state
+
+    def decoded(plan):
+        scheduler = combine(plan=plan, select=lambda view: top_k(view.open, view.confidence, view.gen_length % 5))
+        return generate(ToyModel(3, eos=False).build(), [[1], [2]], scheduler, gen_length=[8, 6])
+
+    wanted, found = decoded(FixedBlock(4)), decoded(Opens(4))  # blocks of two steps, and of four
+    assert found.nfe == wanted.nfe and all(map(torch.equal, found.tokens, wanted.tokens))
 
 
 @dataclass(frozen=True)
@@ -257,6 +273,8 @@ class Sliding(Scheduler):
 def test_a_sliding_window_restarts_step_when_what_it_opened_with_is_committed() -> None:
     steps = list(decode(ToyModel(4, eos=False, sees="position").build(), [[]], Sliding(), gen_length=9))
     assert len(steps) == 9 and all(int(step.view.open.sum()) == min(3, 9 - i) for i, step in enumerate(steps))
+    assert not any(step.view.committed.any() for step in steps)
+    assert all(step.view.window[0].tolist() == step.view.open[0].nonzero()[:, 0].tolist() for step in steps)
     restarts = [i for i, step in enumerate(steps) if int(step.view.step) == 0]
     opened = steps[0].view.open[0]
     gone = next(i for i, step in enumerate(steps) if not (step.view.open[0] & opened).any())
@@ -572,17 +590,17 @@ def test_a_callable_is_shown_no_gap() -> None:
     assert generate(model, **rows, cache=NoCache(suffix=False), open=[[False], [False, True]]).nfe
 
 
-def test_guidance_leaves_what_both_passes_forbid() -> None:
+def test_guidance_leaves_what_both_passes_agree_on() -> None:
     """A vocabulary is padded with tokens that are never written, at minus infinity."""
 
     def logits(tokens):
         found = ToyModel(3, eos=False).logits(tokens)
-        found[..., 5] = -torch.inf
+        found[..., 4], found[..., 5] = 1, -torch.inf
         return found
 
     model = wrap(logits, mask_id=7, vocab_size=8)
-    tokens = generate(model, [[1, 2]], FixedBlock(4), gen_length=12, guidance=1.5).tokens[0]
-    assert 5 not in tokens.tolist()
+    *_, step = decode(model, [[1, 2]], FixedBlock(4), gen_length=12, guidance=1.5)
+    assert 5 not in step.tokens.tolist()[0] and (step.view.logits[..., 4] == 1).all()
 
 
 def test_whatever_can_be_called_is_handed_the_steps() -> None:
