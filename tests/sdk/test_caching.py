@@ -171,6 +171,14 @@ def test_guidance_keeps_a_store_of_its_own(cache: Cache) -> None:
     assert history(model(), [[3]], [9], FixedBlock(3, 2), guidance=0.7, cache=cache)[0] == guided[1]
 
 
+def test_what_guides_does_not_write_where_the_other_pass_reads() -> None:
+    """Next to no guidance is none, also at steps that read what earlier ones stored."""
+    plain, faint = (
+        history(model(), [[1, 2], [3]], [6, 9], FixedBlock(3, 3), guidance=by, cache=DualCache()) for by in (0, 1e-9)
+    )
+    assert [[step[:2] for step in row] for row in faint] == [[step[:2] for step in row] for row in plain]
+
+
 def test_a_dual_step_does_not_depend_on_the_canvas() -> None:
     for canvas in (40, 160):
         steps = list(decode(model(), [[1]], FixedBlock(4, 4), gen_length=canvas, cache=DualCache(), stop_at_eos=False))
