@@ -198,6 +198,14 @@ class WritesTheMask(Honest):
         return Decision(top_k(view.open, view.confidence, 1), tokens=mask_id), state
 
 
+class WritesTheMaskAndEditsNothing(WritesTheMask):
+    revises = True
+
+    def select(self, view, state):
+        decision, state = super().select(view, state)
+        return decision._replace(edit=torch.zeros_like(view.open)), state
+
+
 class Raises(Honest):
     def select(self, view, state):
         raise KeyError("mine")
@@ -270,6 +278,7 @@ MUTANTS = {
     WrongWidth: "shapes",
     NoPair: "shapes",
     WritesTheMask: "stays inside",
+    WritesTheMaskAndEditsNothing: "stays inside",
     Raises: "runs",
     BadHorizon: "shapes",
     MixesDevices: "any device",
