@@ -183,8 +183,6 @@ class _Operations(_Mode):  # type: ignore[no-untyped-call]
                 return found
             raise DeviceError(f"{func} takes tensors of two devices")
         asked = [leaf for leaf in leaves if isinstance(leaf, torch.device)]
-        if func is _aten.to.other:
-            asked = [args[1].device]
         lands = asked[0] == ELSEWHERE if asked else bool(away)
         args, kwargs = tree_map(_here, given)
         found = func(*args, **kwargs)

@@ -30,14 +30,17 @@ def fill(x: Tensor, index: Any, value: Any) -> Tensor:
 
 STAY: dict[str, Act] = {
     "arithmetic": lambda x: x * 2 + torch.tensor(1.0),  # a single number goes along
+    "of a single number": lambda x: x.sum().sqrt(),
     "in place": lambda x: x.add_(1),
+    "what is so already, and written": lambda x: (x.contiguous().float().add_(1), x)[1],
     "in place, of another shape": lambda x: x.unsqueeze_(0).sum((0, 1)),
     "in place, the other way round": lambda x: x.t_(),
     "of the shape of another": lambda x: torch.arange(2).expand_as(x).tolist(),
     "a mask and a place": lambda x: fill(x, (x[0] > 1, 0), 0.0),
     "a view is written": lambda x: (x[0].fill_(7), x)[1],
-    "made there": lambda x: x + torch.arange(2, device=x.device) + torch.full((2,), 3, device=x.device),
+    "made there": lambda x: x + torch.arange(2, device=x.device) + torch.full(size=(2,), fill_value=3, device=x.device),
     "made alike": lambda x: torch.zeros_like(x) + x.new_ones(2),
+    "made on the CPU": lambda x: x.new_tensor([1.0], device="cpu"),
     "where": lambda x: torch.where(x > 2, 0.0, x),
     "masks": lambda x: fill(x, x > 2, 0.0),
     "indices": lambda x: x[torch.arange(2, device=x.device).flip(0)],
@@ -54,6 +57,7 @@ CROSS: dict[str, Act] = {
     "a text": lambda x: f"{x.sum():.1f}",
     "places": lambda x: x.nonzero(),
     "what a mask selects": lambda x: x[x > 2],
+    "what a mask selects of another dimension": lambda x: x[:, x[0] > 1],
     "what is written by a mask": lambda x: fill(x, x > 2, x.new_zeros(2)),
     "how many there are": lambda x: x.unique(),
     "from the CPU": lambda x: torch.ones(2).to(x.device),
@@ -70,9 +74,11 @@ CROSS: dict[str, Act] = {
     "a range of indices": lambda x: x[range(2)],
     "written from the CPU": lambda x: fill(x, 0, torch.ones(2)),
     "a list of indices": lambda x: x[[1, 0]],
+    "lists of indices": lambda x: x[[1, 0], [0, 1]],
+    "written at indices of the CPU": lambda x: fill(x, torch.tensor([1, 0]), x.new_zeros(2)),
     "indices of the CPU": lambda x: x[torch.tensor([1, 0])],
 }
-HOME = ("to the CPU", "from where another is")
+HOME = ("to the CPU", "made on the CPU", "from where another is")
 FAIL: dict[str, Act] = {
     "operands": lambda x: x + torch.ones(2),
     "a number there": lambda x: torch.ones(2) * x.sum(),
