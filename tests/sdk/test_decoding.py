@@ -294,6 +294,18 @@ def test_logits_that_are_not_finite_name_row_and_step(value: float) -> None:
         generate(model, [[1], [1]], FixedBlock(8, 8), gen_length=3)
 
 
+def test_logits_that_no_row_asks_for_may_be_anything() -> None:
+    """A row that predicts fewer positions than another one is filled up with some that it computed."""
+
+    def logits(tokens):
+        found = ToyModel(3, eos=False).logits(tokens)
+        found[:, 0] = torch.nan
+        return found
+
+    model = wrap(logits, mask_id=7, vocab_size=8)
+    assert generate(model, [[1, 2, 3], [1]], FixedBlock(8, 2), gen_length=[3, 5]).nfe == [2, 2]
+
+
 def test_temperature_draws_the_models_distribution_row_by_row() -> None:
     table = torch.tensor([0.1, 0.2, 0.3, 0.4, 0.0]).log()
     model = wrap(lambda tokens: table.expand(*tokens.shape, 5), mask_id=4, vocab_size=5)
