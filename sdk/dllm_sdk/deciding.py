@@ -122,7 +122,7 @@ class Decider:
         return rows._replace(
             trouble=torch.where(finite, rows.trouble, NOT_FINITE),
             nfe=rows.nfe + alive,
-            refreshes=rows.refreshes + (rows.refresh.long() if self.cache.stores else 0),
+            refreshes=rows.refreshes + (rows.refresh if self.cache.stores else 0),
             fed=rows.fed + rows.feed.sum(1) * alive * self.passes,
         )
 
