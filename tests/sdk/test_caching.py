@@ -125,6 +125,19 @@ def test_the_block_cache_is_exact(batch, scheduler, shift) -> None:
         assert (left.fed <= right.fed).all() and (left.refreshes == 0).all()
 
 
+@pytest.mark.parametrize("shift", [0, 1])
+def test_who_looks_ahead_sees_what_a_planned_block_sees(shift: int) -> None:
+    class Ahead(FixedBlock):
+        def horizon(self, gen_length: int) -> int:
+            return self.block
+
+    wanted, found = (
+        history(model(block_causal=True, shift=shift), [[1, 2], [3]], [9, 6], one, cache=BlockCache())
+        for one in (FixedBlock(3, 3), Ahead(3, 3))
+    )
+    assert [[step[:2] for step in row] for row in found] == [[step[:2] for step in row] for row in wanted]
+
+
 def test_the_block_cache_equals_the_uncached_forward_in_float64() -> None:
     """Beneath the loop, which shows float32: the hidden states themselves, for random partitions into blocks."""
     made, generator = model(block_causal=True), torch.Generator().manual_seed(3)
