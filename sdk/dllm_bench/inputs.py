@@ -70,8 +70,11 @@ def with_caches(schedulers: list[tuple[str, Scheduler[Any]]], caches: Sequence[s
 
 
 def load_any_cache(cache: str | Cache) -> Cache:
-    """A cache by its SPEC, or an object."""
-    return load_cache(cache) if isinstance(cache, str) else cache
+    """A cache by its SPEC, or an object, checked to be one."""
+    loaded = load_cache(cache) if isinstance(cache, str) else cache
+    if not isinstance(loaded, Cache):
+        raise ConfigError(f"a cache must be a SPEC or a Cache, such as 'dual' or DualCache(), got {cache!r}")
+    return loaded
 
 
 def as_given(given: object) -> str:

@@ -261,7 +261,7 @@ def _make(cls: Any, fields: dict[str, Any]) -> Any:
             raise ConfigError(f"{cls.__name__} has no field {key!r}: it is no dataclass (@dataclass(frozen=True))")
         if key not in known:
             raise ConfigError(_unknown(f"field {key!r} of {cls.__name__}", key, known))
-    for name, one in inspect.signature(cls).parameters.items():
+    for name, one in inspect.signature(cls).parameters.items() if known else ():
         if one.default is one.empty and not one.kind.name.startswith("VAR") and name not in fields:
             raise ConfigError(f"{cls.__name__} needs a value for its field {name!r}, as in :{name}=...")
     try:

@@ -382,3 +382,6 @@ def test_every_cache_is_measured_against_the_first_one() -> None:
         compare(model, ["adablock"], [task], limit=4, caches=["dual", "dual"])
     with pytest.raises(ConfigError, match="BlockCache is for block-causal models"):
         compare(model, ["adablock"], [task], limit=4, caches=["block"])
+    wrong: Any = [5]
+    with pytest.raises(ConfigError, match=r"a cache must be a SPEC or a Cache, such as 'dual' or DualCache\(\), got 5"):
+        compare(model, ["adablock"], [task], limit=4, caches=wrong)
