@@ -66,7 +66,7 @@ def compare(
     with Journal(output) as journal:
         environment = prepared.environment
         journal.begin(environment, entrants, notes)
-        run.warm_up()
+        run.warm_up(progress)
         outcomes = list(run.outcomes(journal, progress))
         journal.end(ending := {"peak_rss_bytes": peak_rss(), "preparation_s": sum(run.preparation)})
     prompts = {one.name: dict(enumerate(one.prompts)) for one in prepared.questions}

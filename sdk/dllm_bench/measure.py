@@ -133,17 +133,23 @@ class Run:
     backend: Backend
     preparation: list[float] = field(default_factory=list)  # seconds that went into compiling and capturing
 
-    def warm_up(self) -> None:
-        """A few steps of the first batch under each scheduler; not counted."""
+    @property
+    def total(self) -> int:
+        """Generations: prompts times contenders."""
+        return sum(len(batch.prompts) for batch in self.batches) * len(self.contenders)
+
+    def warm_up(self, report: Report | None = None) -> None:
+        """A few steps of the first batch under each scheduler; not counted. Reports what may take minutes."""
         batch = self.batches[0]
         for contender in self.contenders:
+            if report is not None and self.backend != "eager":
+                report(Progress(0, self.total, "preparing", contender.name))
             steps = decode(self.model, **self.asked(batch, contender))
             self.preparation.extend(step.preparation for step in islice(steps, WARM_UP_STEPS))
 
     def outcomes(self, journal: Journal, report: Report | None) -> Iterator[Outcome]:
         """Decode everything; what is yielded is in the journal already."""
-        total = sum(len(batch.prompts) for batch in self.batches) * len(self.contenders)
-        done = 0
+        total, done = self.total, 0
         for batch in self.batches:
             answers: dict[str, list[list[int]]] = {}
             for contender in self.contenders:

@@ -31,7 +31,8 @@ class Meter:
         """Show a step forward."""
         self.done, self.total = at.done, at.total
         now = time.monotonic()
-        self._start = now if self._start is None else self._start
+        if self._start is None or not at.done:  # what came before says nothing of how long the rest takes
+            self._start = now
         if self.live:
             self._draw(at)
         elif at.task and (at.task != self._task or now - self._said >= _SILENCE):

@@ -25,6 +25,7 @@ from dllm_reference_model.model import Config, Transformer
 from dllm_reference_model.public import PublicTransformer
 from dllm_sdk import ConfigError, combine, load_scheduler
 from dllm_sdk.binding import describe
+from dllm_sdk.compiling import Compiler
 from tests.bench.toys import CountTask, Letters, Pairs, counting, task
 
 ROW = {"scheduler", "n", "accuracy", "accuracy_low", "accuracy_high", "answer_accuracy", "nfe", "tpf", "fields"}
@@ -277,6 +278,14 @@ def test_progress_counts_generations() -> None:
     compare(counting(), ["fixed-block", "adablock"], [task], limit=4, batch_size=2, progress=seen.append)
     assert [one.done for one in seen] == [0, 2, 4, 6, 8] and {one.total for one in seen} == {8}
     assert seen[1].scheduler == "adablock"
+
+
+def test_compiling_is_told_before_anything_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dllm_sdk.execution.compiler", Compiler("eager"))
+    seen: list[Progress] = []
+    compare(counting(), ["fixed-block", "adablock"], [task], limit=4, backend="compile", progress=seen.append)
+    assert seen[:2] == [Progress(0, 8, "preparing", name) for name in ("fixed-block", "adablock")]
+    assert [one.done for one in seen[2:]] == [0, 4, 8]
 
 
 def test_temperature_and_seed_are_used() -> None:
