@@ -208,8 +208,8 @@ def test_a_row_of_another_cache_is_what_its_spec_stands_for_now() -> None:
     assert swept(0.9, *both) == {"@mine.toml, none": 0.9, "@mine.toml, dual": 0.9}
     assert swept(0.5, "dual") == {"@mine.toml": 0.5}
     assert swept(0.5, *both) == {"@mine.toml, none": 0.5, "@mine.toml, dual": 0.5}
-    assert swept(0.9, "dual") == {"@mine.toml": 0.9} and len(lines("done")) == 4
-    assert swept(0.9, *both) == {"@mine.toml, none": 0.9, "@mine.toml, dual": 0.9} and len(lines("done")) == 4
+    assert swept(0.9, "dual") == {"@mine.toml, none": 0.9, "@mine.toml, dual": 0.9} and len(lines("done")) == 4
+    assert swept(0.7, "prefix") == {"@mine.toml": 0.7}  # a cache that it was never asked for with
 
 
 def test_a_file_that_tries_a_package_it_is_not_in_is_measured() -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, cast
 
@@ -33,11 +33,16 @@ _PARTS = {"settings": dict, "environment": dict, "prompts": dict, "notes": list}
 class Configuration:
     """A scheduler with a cache, on the model and prompts of the sweep."""
 
-    key: str  # a digest of all that its numbers depend on
+    key: str  # digests of all that its numbers depend on: of the scheduler on this setup, and of the cache
     spec: str
     cache: str
     family: str  # the scheduler's class, with those of its parts
     fields: Mapping[str, Any]  # its hyperparameters
+
+    @property
+    def scheduler_key(self) -> str:
+        """What it shares with the same scheduler under another cache."""
+        return self.key.partition("-")[0]
 
 
 @dataclass
@@ -54,17 +59,14 @@ class Kept:
 
     @property
     def newest(self) -> dict[tuple[str, str], Configuration]:
-        """What SPEC and cache stand for now.
+        """What SPEC and cache stand for now, in the order in which they were asked for first.
 
-        Where a SPEC came to stand for another scheduler, it does so with every cache, those not asked for anew too.
+        The last line of a SPEC says so for all its caches: rows of what it stood for before leave the table.
         """
-        found: dict[tuple[str, str], Configuration | None] = {}
-        for one in self.asked:
-            before = found.get((one.spec, one.cache))
-            if before is not None and before.key != one.key:
-                found.update({place: None for place in found if place[0] == one.spec})
-            found[one.spec, one.cache] = one
-        return {place: one for place, one in found.items() if one is not None}
+        now = {one.spec: one.scheduler_key for one in self.asked}
+        found = {(one.spec, one.cache): one for one in self.asked if one.scheduler_key == now[one.spec]}
+        places = dict.fromkeys((one.spec, one.cache) for one in self.asked)
+        return {place: found[place] for place in places if place in found}
 
 
 def read(file: Path) -> Kept:
@@ -124,10 +126,10 @@ class SweepJournal(Journal):
             lines.append(self.kept.head)
         if more := [note for note in plan["notes"] if note not in self.kept.notes]:
             lines.append({"kind": "notes", "notes": more})
-        newest = self.kept.newest
-        for one in (Configuration(**one) for one in plan["configurations"]):
-            if newest.get((one.spec, one.cache)) != one:
-                lines.append({"kind": "configuration", **asdict(one)})
+        newest = {place: one.key for place, one in self.kept.newest.items()}
+        for one in plan["configurations"]:
+            if newest.get((one["spec"], one["cache"])) != one["key"]:
+                lines.append({"kind": "configuration", **one})
         self._write(lines)
 
     def note(self, key: str, reply: Mapping[str, Any]) -> None:

@@ -70,16 +70,16 @@ def measure_one(run: Run, contender: Contender) -> list[tuple[Outcome, list[int]
 
 
 def key_of(settings: dict[str, Any], contender: Contender) -> str:
-    """What a configuration is known by: a digest of all that its numbers depend on."""
+    """What a configuration is known by: digests of all that its numbers depend on, the cache's behind the rest's."""
     scheduler = contender.scheduler
     about = {
         **settings,
         "scheduler": family(scheduler),
         "fields": describe(scheduler),
         "code": code_of(scheduler),
-        "cache": repr(contender.cache),
     }
-    return short_digest(json.dumps(about, sort_keys=True, ensure_ascii=False).encode())
+    parts = json.dumps(about, sort_keys=True, ensure_ascii=False), repr(contender.cache)
+    return "-".join(short_digest(part.encode()) for part in parts)
 
 
 class Worker:
