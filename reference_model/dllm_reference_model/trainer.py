@@ -156,7 +156,8 @@ def read_state(path: Path, recipe: Recipe) -> tuple[dict[str, str], dict[str, Te
         metadata = file.metadata() or {}
         found = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
     there, here = json.loads(metadata.get("recipe", "{}")), json.loads(_json(recipe))
-    other = [f"{name} {there.get(name)}, not {here[name]}" for name in here if there.get(name) != here[name]]
+    fields = [name for name in here | there if there.get(name) != here.get(name)]
+    other = [f"{name} {there.get(name)}, not {here.get(name)}" for name in fields]
     if other:
         raise checkpoint.CheckpointError(
             f"{path} belongs to another recipe, of {'; '.join(other)}: give another folder, or that recipe"

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from dllm_reference_model import checkpoint, evaluate, tasks
 from dllm_reference_model.card import card
@@ -25,7 +25,7 @@ from dllm_reference_model.muon import Muon, orthogonal
 from dllm_reference_model.peers import Peers
 from dllm_reference_model.tokenizer import Tokenizer
 from dllm_reference_model.train import MODEL, STATE, main, train
-from dllm_reference_model.trainer import DRY, Trainer, new_model, objective
+from dllm_reference_model.trainer import DRY, Trainer, new_model, objective, read_state
 
 HERE = Path(__file__).parent
 TOKENIZER = Tokenizer.load(WEIGHTS / "tokenizer.json")
@@ -132,6 +132,10 @@ def test_a_state_of_another_recipe_is_refused(tmp_path: Path) -> None:
     train(DRY, tmp_path, stop_after=1)
     with pytest.raises(checkpoint.CheckpointError, match="another recipe, of seed 0, not 1; steps 12, not 9: give"):
         train(dataclasses.replace(DRY, steps=9, seed=1), tmp_path)
+    recipe = json.dumps({**dataclasses.asdict(DRY), "older": 1})
+    save_file({"model.x": torch.zeros(1)}, tmp_path / "older", {"recipe": recipe})
+    with pytest.raises(checkpoint.CheckpointError, match="of older 1, not None"):
+        read_state(tmp_path / "older", DRY)
     (tmp_path / STATE).write_bytes((tmp_path / STATE).read_bytes()[:-9])
     with pytest.raises(checkpoint.CheckpointError, match="torn or not a safetensors file"):
         train(DRY, tmp_path)
