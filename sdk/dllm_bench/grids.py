@@ -34,11 +34,14 @@ def axes(texts: Sequence[str]) -> dict[str, list[Any]]:
 
 
 def lists_of(grid: object) -> dict[str, list[Any]]:
-    """Fields with their values, those of arrays as Python's numbers. Raises ConfigError where that is no grid."""
+    """Fields with their values, numbers of numpy or torch as Python's. Raises ConfigError where that is no grid."""
     if not isinstance(grid, Mapping):
         raise ConfigError(f"grid must map fields to lists of values, got {grid!r}")
     plain = {field: values.tolist() if hasattr(values, "tolist") else values for field, values in grid.items()}
     for field, values in plain.items():
         if isinstance(values, str) or not isinstance(values, Sequence) or not values:
             raise ConfigError(f"grid: {field} must be a list of at least one value, got {grid[field]!r}")
-    return {field: list(values) for field, values in plain.items()}
+    return {
+        field: [one.item() if getattr(one, "ndim", None) == 0 else one for one in values]
+        for field, values in plain.items()
+    }

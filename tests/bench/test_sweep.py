@@ -61,7 +61,7 @@ def somewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_numbers_are_those_of_compare() -> None:
     """All but the timing, with agreement and differences; and the journal gives them once more."""
     specs = ["fixed-block:block=4,steps=2", "fixed-block:block=4,steps=4"]
-    found = sweep(["fixed-block:block=4"], grid={"steps": np.array([2, 4])}, output="out", **SETTINGS)
+    found = sweep(["fixed-block:block=4"], grid={"steps": list(np.array([2, 4]))}, output="out", **SETTINGS)
     expected = compare(schedulers=specs, **SETTINGS)
     timing = {"tokens_per_second", "latency_p50_s", "latency_p95_s", "latency_p99_s"}
     for one, other in zip(found.to_dict()["rows"], expected.to_dict()["rows"], strict=True):
