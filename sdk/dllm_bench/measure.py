@@ -29,7 +29,7 @@ class Progress(NamedTuple):
 
     done: int  # generations: prompts times schedulers
     total: int
-    task: str
+    task: str  # "preparing" before the first one, where that takes minutes; empty at the end
     scheduler: str  # what runs next
 
 
@@ -139,7 +139,7 @@ class Run:
         return sum(len(batch.prompts) for batch in self.batches) * len(self.contenders)
 
     def warm_up(self, report: Report | None = None) -> None:
-        """A few steps of the first batch under each scheduler; not counted. Reports what may take minutes."""
+        """A few steps of the first batch under each scheduler; not counted. Reports each one that is compiled first."""
         batch = self.batches[0]
         for contender in self.contenders:
             if report is not None and self.backend != "eager":
