@@ -22,7 +22,7 @@ def as_toml(value: Any) -> str:
     if isinstance(value, Sequence):
         return "[" + ",".join(map(as_toml, value)) + "]"
     if isinstance(value, int | float):
-        return repr(value)
+        return repr(float(value) if isinstance(value, float) else value)  # numpy writes its own as no TOML
     from dllm_sdk import Scheduler
 
     if not isinstance(value, Scheduler):

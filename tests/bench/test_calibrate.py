@@ -130,7 +130,7 @@ def test_the_numbers_are_those_of_compare_with_the_same_cache_and_temperature() 
     """A file has no splits, so both see the same prompts, each in one batch."""
     prompts = load_task("story").prompts("validation", 6, 0)
     Path("mine.jsonl").write_text("".join(json.dumps({"prompt": prompt}) + "\n" for prompt in prompts))
-    asked: dict[str, Any] = {"tasks": ["mine.jsonl"], "gen_length": 32, "limit": 6, "temperature": 0.5}
+    asked: dict[str, Any] = {"tasks": ["mine.jsonl"], "gen_length": 32, "limit": 6, "temperature": np.float64(0.5)}
     any_loss = Target(max_accuracy_loss=100)
     found = calibrate(scheduler="threshold", grid={"threshold": [0.9]}, target=any_loss, cache="dual", **asked)
     halves = [half for one in found.settings for half in (one.calibration, one.validation) if half]
