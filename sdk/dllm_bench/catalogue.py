@@ -64,13 +64,14 @@ def _imported(plugin: Plugin, name: str) -> Plugin:
     module = getattr(sys.modules.get(owner.__module__), "__doc__", None) or ""
     try:
         asks = protocol_use(owner) if plugin.kind == "scheduler" else Use()
-    except Exception as error:  # a user's own init or properties
+        fields = _fields(owner)
+    except Exception as error:  # a user's own init, properties or defaults
         return dataclasses.replace(plugin, error=f"{owner.__name__} raised {type(error).__name__}: {error}")
     return dataclasses.replace(
         plugin,
         summary=_first_sentence(own or module),
         papers=tuple(dict.fromkeys(_PAPER.findall(f"{own} {module}"))),
-        fields=_fields(owner),
+        fields=fields,
         **asks._asdict(),
     )
 

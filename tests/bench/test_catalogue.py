@@ -79,6 +79,15 @@ class Raises(Bare):
         raise KeyError("mine")
 
 
+def load_head():
+    raise KeyError("mine")
+
+
+@dataclass(frozen=True)
+class Heads(Unready):
+    head: Any = field(default_factory=load_head, kw_only=True)
+
+
 def test_needs_and_state_are_read_off_the_class() -> None:
     assert protocol_use(Bare) == Use(needs=(), may_need=(), state="none")
     assert protocol_use(Silent).state == "int64 [B]"
@@ -111,13 +120,14 @@ def test_a_field_is_one_line_and_a_state_that_nobody_knows_is_left_out(monkeypat
     assert "fields: inner=required, head=Sequential" in text and "Linear" not in text and "state:" not in text
 
 
-def test_a_scheduler_that_raises_is_an_entry_with_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    point = EntryPoint("raises", f"{__name__}:Raises", "dllm_sdk.schedulers")
-    monkeypatch.setattr(registry, "available", lambda kind: {"raises": point} if kind == "scheduler" else {})
-    monkeypatch.setattr(registry, "load", lambda kind, name: Raises if kind == "scheduler" else object)
+@pytest.mark.parametrize("kind", [Raises, Heads])
+def test_a_scheduler_that_raises_is_an_entry_with_an_error(kind: type, monkeypatch: pytest.MonkeyPatch) -> None:
+    point = EntryPoint("raises", f"{__name__}:{kind.__name__}", "dllm_sdk.schedulers")
+    monkeypatch.setattr(registry, "available", lambda room: {"raises": point} if room == "scheduler" else {})
+    monkeypatch.setattr(registry, "load", lambda room, name: kind if room == "scheduler" else object)
     plugin, *_ = available(long=True)
-    assert plugin.error == "Raises raised KeyError: 'mine'"
-    assert "broken: Raises raised KeyError: 'mine'" in listing([plugin])
+    assert plugin.error == f"{kind.__name__} raised KeyError: 'mine'"
+    assert f"broken: {plugin.error}" in listing([plugin])
 
 
 def test_what_no_command_would_take_is_an_entry_with_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
