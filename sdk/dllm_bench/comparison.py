@@ -64,7 +64,7 @@ def compare(
     entrants = entrants_of(contenders, run.model)
     page = free_path(output)
     with Journal(output) as journal:
-        environment = prepared.environment
+        environment = prepared.environment()
         journal.begin(environment, entrants, notes)
         run.warm_up(progress)
         outcomes = list(run.outcomes(journal, progress))

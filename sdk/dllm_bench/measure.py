@@ -29,7 +29,7 @@ class Progress(NamedTuple):
 
     done: int  # generations: prompts times schedulers
     total: int
-    task: str  # "preparing" before the first one, where that takes minutes; empty at the end
+    task: str  # "compiling" before the first one, where that takes minutes; empty at the end
     scheduler: str  # what runs next
 
 
@@ -143,7 +143,7 @@ class Run:
         batch = self.batches[0]
         for contender in self.contenders:
             if report is not None and self.backend != "eager":
-                report(Progress(0, self.total, "preparing", contender.name))
+                report(Progress(0, self.total, "compiling", contender.name))
             steps = decode(self.model, **self.asked(batch, contender))
             self.preparation.extend(step.preparation for step in islice(steps, WARM_UP_STEPS))
 

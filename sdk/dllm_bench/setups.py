@@ -78,7 +78,6 @@ class Prepared(NamedTuple):
         """What a reader should know about the prompts."""
         return [note for one in self.questions for note in one.notes]
 
-    @property
     def environment(self) -> dict[str, Any]:
         """What a measured number depends on besides the scheduler."""
         return self.setup.environment(self.run.model, self.questions) | {"warm_up_steps": WARM_UP_STEPS}

@@ -278,11 +278,11 @@ def test_the_meter_on_a_terminal_and_elsewhere() -> None:
 def test_a_long_task_says_now_and_then_how_far_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     meter, now = Meter(io.StringIO()), 0.0
     monkeypatch.setattr("dllm_bench.progress.time.monotonic", lambda: now)
-    meter(Progress(0, 8, "preparing", "a"))
+    meter(Progress(0, 8, "compiling", "a"))
     for done in range(10, 18):
         now = 10.0 * done
         meter(Progress(done - 10, 8, "t", "a"))
     assert isinstance(meter.stream, io.StringIO)
     before, first, *later = meter.stream.getvalue().splitlines()
-    assert before == "preparing: 0 of 8 generations done" and first == "t: 0 of 8 generations done"
+    assert before == "compiling: 0 of 8 generations done" and first == "t: 0 of 8 generations done"
     assert later == ["t: 3 of 8 generations done, 0:50 left", "t: 6 of 8 generations done, 0:20 left"]

@@ -284,7 +284,7 @@ def test_compiling_is_told_before_anything_is_done(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr("dllm_sdk.execution.compiler", Compiler("eager"))
     seen: list[Progress] = []
     compare(counting(), ["fixed-block", "adablock"], [task], limit=4, backend="compile", progress=seen.append)
-    assert seen[:2] == [Progress(0, 8, "preparing", name) for name in ("fixed-block", "adablock")]
+    assert seen[:2] == [Progress(0, 8, "compiling", name) for name in ("fixed-block", "adablock")]
     assert [one.done for one in seen[2:]] == [0, 4, 8]
 
 

@@ -48,7 +48,7 @@ class Loaded(NamedTuple):
 def set_up(setup: Setup) -> Loaded:
     """Load a setup. Raises DllmError."""
     prepared = prepare(setup)
-    about = prepared.environment
+    about = prepared.environment()
     given = available("task") if setup.tasks is None else setup.tasks
     settings = {
         "definitions": DEFINITIONS,
