@@ -20,10 +20,10 @@ from dllm_bench.calibration.found import Calibration
 from dllm_bench.calibration.grid import default_axes, settings, token_field
 from dllm_bench.calibration.observing import Drafts, observe, together
 from dllm_bench.calibration.reliability import reliability
-from dllm_bench.calibration.scheduler_file import identity, name_of, scheduler_file
+from dllm_bench.calibration.scheduler_file import digests_of, name_of, scheduler_file
 from dllm_bench.grids import lists_of
 from dllm_bench.inputs import as_given, batches_of, check_fits, encode, load_schedulers, with_caches
-from dllm_bench.measure import Batch, Progress, Report, Run
+from dllm_bench.measure import Batch, Contender, Progress, Report, Run
 from dllm_bench.questions import Questions, Verdict
 from dllm_bench.setups import Setup
 from dllm_bench.sheet import counted
@@ -32,6 +32,7 @@ from dllm_sdk.execution import Backend
 from dllm_sdk.specs import split
 
 _OBSERVED = 64  # prompts of each half whose drafts are looked at one by one: tens of thousands of drafts
+_IN_THE_FILE = ("target", "cache", "temperature", "model", "model_sha256", "tasks")
 
 
 def calibrate(  # noqa: PLR0913  one per option of the command
@@ -67,7 +68,7 @@ def calibrate(  # noqa: PLR0913  one per option of the command
         raise ConfigError(f"target must be a Target, such as Target(max_accuracy_loss=1), got {target!r}")
     given, compared = _single(scheduler), load_schedulers([reference])[0][1]
     axes = default_axes(given) if grid is None else lists_of(grid)
-    trial = with_caches([(REFERENCE, compared), *settings(given, axes).items()], [cache])
+    trial = _trial(compared, given, axes, cache)
     field = token_field(given) if propose_delimiters else ""
     questions, loaded = setup.questions("validation"), setup.load_model()
     for one in trial:
@@ -78,20 +79,20 @@ def calibrate(  # noqa: PLR0913  one per option of the command
     found = delimiters(loaded.tokenizer, drafts[0].drops) if propose_delimiters else []
     if proposed(found):
         axes[field] = [getattr(given, field), proposed(found)]
-        run = replace(run, contenders=with_caches([(REFERENCE, compared), *settings(given, axes).items()], [cache]))
+        run = replace(run, contenders=_trial(compared, given, axes, cache))
     decided = decide(run, halves, target, progress)
-    against, how = as_given(reference), {"cache": as_given(cache), "temperature": temperature}
-    about = {"target": f"{target} against {against}", **how, **identity(model, loaded, tasks)}
+    environment = setup.environment(loaded, questions) | {"cache": as_given(cache)}
+    about = {**environment, "target": f"{target} against {as_given(reference)}", "tasks": digests_of(tasks)}
     return Calibration(
         scheduler=as_given(scheduler),
-        reference=against,
+        reference=as_given(reference),
         target=str(target),
         axes=list(axes),
         **decided._asdict(),
         reliability=reliability(*((one.confidence, one.stays) for one in drafts)),
         delimiters=found,
         file=_file(scheduler, run, decided, about),
-        environment=setup.environment(loaded, questions) | how,
+        environment=environment,
         notes=[note for asked in questions for note in asked.notes],
     )
 
@@ -103,6 +104,13 @@ def _single(scheduler: str | Scheduler[Any]) -> Scheduler[Any]:
             f"one scheduler is calibrated, got {scheduler!r}: calibrate each part, then combine the files"
         )
     return load_schedulers([scheduler])[0][1]
+
+
+def _trial(
+    reference: Scheduler[Any], given: Scheduler[Any], axes: Mapping[str, Sequence[Any]], cache: str | Cache
+) -> list[Contender]:
+    """The reference, the given setting, then the others."""
+    return with_caches([(REFERENCE, reference), *settings(given, axes).items()], [cache])
 
 
 def _halves(
@@ -154,6 +162,7 @@ def _file(scheduler: str | Scheduler[Any], run: Run, decided: Decided, about: di
         return None
     (chosen,) = [one for one in decided.settings if one.name == decided.chosen]
     (contender,) = [one for one in run.contenders if one.name == decided.chosen]
+    kept = {name: about[name] for name in _IN_THE_FILE}
     numbers = {half: asdict(score) for half in ("calibration", "validation") if (score := getattr(chosen, half))}
     comment = f"{about['target']}; written by dllm-bench calibrate {dllm_sdk.__version__}"
-    return scheduler_file(name_of(scheduler), contender.scheduler, {**about, **numbers}, comment)
+    return scheduler_file(name_of(scheduler), contender.scheduler, {**kept, **numbers}, comment)

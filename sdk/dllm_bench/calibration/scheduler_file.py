@@ -39,11 +39,9 @@ def scheduler_file(name: str, scheduler: Scheduler[Any], calibration: Mapping[st
     return "\n".join(lines) + "\n"
 
 
-def identity(given: str | Model, model: Model, tasks: Sequence[Any] | None) -> dict[str, Any]:
-    """What a calibration is about: model and tasks (None: all that are registered), by name and sha256."""
-    return model_identity(model, given) | {
-        "tasks": dict(map(_task, list(available("task")) if tasks is None else tasks))
-    }
+def digests_of(tasks: Sequence[Any] | None) -> dict[str, str]:
+    """Tasks (None: all that are registered) by name, with their sha256."""
+    return dict(map(_task, list(available("task")) if tasks is None else tasks))
 
 
 def _task(task: Any) -> tuple[str, str]:
@@ -74,8 +72,7 @@ def warn_elsewhere(
     written = {spec: read_spec(spec)[2] for spec in specs}
     if not any(written.values()):
         return
-    here = identity(given, model, tasks)
-    here["tasks"].update(dict.fromkeys(foreign))
+    here = model_identity(model, given) | {"tasks": digests_of(tasks) | dict.fromkeys(foreign)}
     for spec, there in written.items():
         what = _differs(there, here) if there else ""
         if what:

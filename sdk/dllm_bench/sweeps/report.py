@@ -79,8 +79,9 @@ def read_sweep(path: str | Path) -> Sweep:
 
 def _named(kept: Kept) -> dict[str, Configuration]:
     """The configurations that a table shows, by what it calls them."""
-    several = len({cache for _, cache in kept.newest}) > 1
-    return {f"{spec}, {cache}" if several else spec: one for (spec, cache), one in kept.newest.items()}
+    newest = kept.newest
+    several = len({cache for _, cache in newest}) > 1
+    return {f"{spec}, {cache}" if several else spec: one for (spec, cache), one in newest.items()}
 
 
 def _entrant(name: str, one: Configuration, named: Mapping[str, Configuration]) -> Entrant:
